@@ -1,0 +1,172 @@
+-- Storage: hot and small (task), cold and append-only (archive, attempt).
+-- Invariant: an unfinished task stands in `task` and nowhere else counts; a finished one was moved to `archive` by the
+-- statement that finished it. After a retry the same id may stand in both: `task` wins.
+
+CREATE SEQUENCE underway_internal.queue_id AS int;
+
+CREATE TABLE underway_internal.queue (
+    id                int PRIMARY KEY DEFAULT nextval('underway_internal.queue_id'),
+    name              text NOT NULL,
+    owner             text NOT NULL,        -- by name: a role that a restore has not made yet must not empty the table
+    handler_schema    text,                 -- by name and types: regproc columns stop pg_upgrade
+    handler_name      text,
+    handler_args      text[],
+    concurrency       int,
+    priority          smallint NOT NULL DEFAULT 8,
+    retry             jsonb,
+    timeout           interval,
+    heartbeat         interval,
+    ttl               interval,
+    dead_letter       int,
+    keep              text NOT NULL DEFAULT 'all',
+    batch             int,
+    durability        text,
+    group_concurrency int,
+    settings          jsonb,
+    paused_at         timestamptz,
+    paused_by         text,
+    home_system       bigint NOT NULL,      -- elsewhere the queue is held (promise 12)
+    home_database     bigint NOT NULL,
+    created_at        timestamptz NOT NULL,
+    dropped_at        timestamptz           -- a tombstone: tasks that commit into it late must find out why they end
+);
+CREATE UNIQUE INDEX queue_name ON underway_internal.queue (name) WHERE dropped_at IS NULL;
+
+CREATE TABLE underway_internal.queue_grant (
+    queue_id int NOT NULL,
+    role     text NOT NULL,
+    "right"  text NOT NULL,
+    PRIMARY KEY (queue_id, role, "right")
+);
+
+-- No foreign key: it would lock the queue's row in every enqueue.
+CREATE TABLE underway_internal.task (
+    id          uuid PRIMARY KEY,
+    queue_id    int NOT NULL,
+    priority    smallint NOT NULL,
+    state       text NOT NULL DEFAULT 'pending',
+    run_at      timestamptz NOT NULL,
+    enqueued_at timestamptz NOT NULL,
+    attempt     int NOT NULL DEFAULT 0,
+    failures    int NOT NULL DEFAULT 0,
+    crashes     int NOT NULL DEFAULT 0,
+    losses      int NOT NULL DEFAULT 0,
+    snoozes     int NOT NULL DEFAULT 0,
+    slot        int,
+    generation  int,
+    boot        bigint,
+    claimed_at  timestamptz,
+    expires_at  timestamptz,
+    lease       uuid,
+    enqueued_by text NOT NULL,
+    input       jsonb NOT NULL,
+    headers     jsonb,
+    key         text,
+    group_key   text,
+    timeout     interval,
+    heartbeat   interval,
+    retry       jsonb,
+    source      uuid,
+    worker      text,
+    paused_by   text
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
+        autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0, toast.autovacuum_vacuum_scale_factor = 0.02);
+CREATE INDEX task_pending ON underway_internal.task (queue_id, priority, run_at, id) WHERE state = 'pending';
+CREATE INDEX task_in_progress ON underway_internal.task (slot) WHERE state = 'in_progress';
+CREATE INDEX task_waiting ON underway_internal.task (queue_id) WHERE state = 'waiting';
+CREATE INDEX task_expires ON underway_internal.task (expires_at) WHERE expires_at IS NOT NULL AND attempt = 0;
+
+-- Keys live beside the tasks, so that a task can move to the archive without a moment in which its key is free.
+CREATE TABLE underway_internal.task_key (
+    queue_id int NOT NULL,
+    key      text NOT NULL,
+    task_id  uuid NOT NULL,
+    PRIMARY KEY (queue_id, key)
+);
+
+CREATE TABLE underway_internal.archive (
+    slot        smallint NOT NULL,
+    id          uuid NOT NULL,
+    queue_id    int NOT NULL,
+    state       text NOT NULL,
+    priority    smallint NOT NULL,
+    run_at      timestamptz NOT NULL,
+    attempt     int NOT NULL,
+    failures    int NOT NULL,
+    crashes     int NOT NULL,
+    losses      int NOT NULL,
+    snoozes     int NOT NULL,
+    enqueued_at timestamptz NOT NULL,
+    started_at  timestamptz,
+    finished_at timestamptz NOT NULL,
+    enqueued_by text NOT NULL,
+    worker      text,
+    input       jsonb NOT NULL,
+    output      jsonb,
+    headers     jsonb,
+    key         text,
+    group_key   text,
+    timeout     interval,
+    heartbeat   interval,
+    retry       jsonb,
+    source      uuid,
+    reason      text,
+    sqlstate    text,
+    message     text,
+    detail      text,
+    hint        text,
+    context     text,
+    notices     text
+) PARTITION BY LIST (slot);
+
+CREATE TABLE underway_internal.attempt (
+    slot        smallint NOT NULL,
+    task_id     uuid NOT NULL,
+    attempt     int NOT NULL,
+    queue_id    int NOT NULL,
+    outcome     text NOT NULL,
+    started_at  timestamptz,
+    ended_at    timestamptz NOT NULL,
+    worker      text,
+    sqlstate    text,
+    message     text,
+    detail      text,
+    hint        text,
+    context     text,
+    notices     text,
+    retry_at    timestamptz
+) PARTITION BY LIST (slot);
+
+-- Rings of slot tables: retention empties the oldest whole, by TRUNCATE, so that no finished task is ever deleted by row.
+CREATE TABLE underway_internal.ring_slot (
+    ring      text NOT NULL,            -- succeeded, ended (failed and cancelled), attempt
+    slot      smallint NOT NULL,
+    opened_at timestamptz NOT NULL,
+    closed_at timestamptz,              -- null: the slot that rows go to now
+    PRIMARY KEY (ring, slot)
+);
+CREATE UNIQUE INDEX ring_slot_open ON underway_internal.ring_slot (ring) WHERE closed_at IS NULL;
+
+DO $$
+BEGIN
+    FOR n IN 0..15 LOOP
+        EXECUTE format('CREATE TABLE underway_internal.archive_%s PARTITION OF underway_internal.archive FOR VALUES IN (%s)', n, n);
+        EXECUTE format('CREATE INDEX archive_%s_id ON underway_internal.archive_%s (id)', n, n);
+        IF n >= 8 THEN
+            EXECUTE format('CREATE INDEX archive_%s_queue ON underway_internal.archive_%s (queue_id, finished_at)', n, n);
+        END IF;
+        PERFORM pg_catalog.pg_extension_config_dump(format('underway_internal.archive_%s', n)::regclass, '');
+    END LOOP;
+    FOR n IN 0..7 LOOP
+        EXECUTE format('CREATE TABLE underway_internal.attempt_%s PARTITION OF underway_internal.attempt FOR VALUES IN (%s)', n, n);
+        EXECUTE format('CREATE INDEX attempt_%s_task ON underway_internal.attempt_%s (task_id)', n, n);
+        PERFORM pg_catalog.pg_extension_config_dump(format('underway_internal.attempt_%s', n)::regclass, '');
+    END LOOP;
+END $$;
+
+SELECT pg_catalog.pg_extension_config_dump('underway_internal.queue_id', '');
+SELECT pg_catalog.pg_extension_config_dump('underway_internal.queue', '');
+SELECT pg_catalog.pg_extension_config_dump('underway_internal.queue_grant', '');
+SELECT pg_catalog.pg_extension_config_dump('underway_internal.task', '');
+SELECT pg_catalog.pg_extension_config_dump('underway_internal.task_key', '');
+SELECT pg_catalog.pg_extension_config_dump('underway_internal.ring_slot', '');

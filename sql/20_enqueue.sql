@@ -1,0 +1,204 @@
+-- Enqueue: pending rows, in the caller's transaction; workers are woken at its commit.
+-- Invariant: note() is called in the transaction that makes a row pending, so that the low-water mark never passes it.
+
+CREATE FUNCTION underway_internal.check_task_options(
+        queue underway_internal.queue, delay interval, run_at timestamptz, priority int, ttl interval, timeout interval,
+        heartbeat interval, retry jsonb, headers jsonb)
+    RETURNS bool LANGUAGE plpgsql AS $$
+BEGIN
+    IF delay IS NOT NULL AND run_at IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'delay and run_at cannot both be given',
+            HINT = 'Give delay, counted from now, or run_at, a point in time.';
+    END IF;
+    IF delay < interval '0' OR delay > interval '1000 years' THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('delay must be from 0 to 1000 years, not %s', delay),
+            HINT = 'Leave delay out to run at once.';
+    END IF;
+    IF run_at IN ('infinity', '-infinity') THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'run_at must be a finite point in time',
+            HINT = 'A task that is to wait for a person can be paused: underway.pause(id).';
+    END IF;
+    IF priority < 0 OR priority > 15 THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('priority must be from 0 to 15, not %s', priority),
+            HINT = '0 goes first; the default is the queue''s, 8 unless set.';
+    END IF;
+    IF ttl <= interval '0' OR timeout <= interval '0' OR heartbeat <= interval '0' THEN
+        RAISE EXCEPTION USING ERRCODE = '22023',
+            MESSAGE = format('%s must be longer than 0', CASE WHEN ttl <= interval '0' THEN 'ttl' WHEN timeout <= interval '0' THEN 'timeout' ELSE 'heartbeat' END),
+            HINT = 'Leave it out to have the queue''s.';
+    END IF;
+    IF ttl > interval '1000 years' OR timeout > interval '24 days' OR heartbeat > interval '24 days' THEN
+        RAISE EXCEPTION USING ERRCODE = '22023',
+            MESSAGE = format('%s is too long', CASE WHEN ttl > interval '1000 years' THEN 'ttl' WHEN timeout > interval '24 days' THEN 'timeout' ELSE 'heartbeat' END),
+            HINT = 'ttl is at most 1000 years; timeout and heartbeat are at most 24 days.';
+    END IF;
+    IF headers IS NOT NULL AND jsonb_typeof(headers) <> 'object' THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('headers must be a JSON object, not %s', jsonb_typeof(headers)),
+            HINT = 'For example headers => ''{"trace": "abc"}''.';
+    END IF;
+    IF retry IS NOT NULL THEN
+        PERFORM underway_internal.check_retry(retry, 'retry');
+    END IF;
+    RETURN true;
+END $$;
+
+CREATE FUNCTION underway_internal.check_key(key text, argument text) RETURNS bool LANGUAGE plpgsql AS $$
+BEGIN
+    IF key = '' OR octet_length(key) > 512 THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('%s must have 1 to 512 bytes, not %s', argument, octet_length(key)),
+            HINT = 'A long key can be hashed: md5(key).';
+    END IF;
+    RETURN true;
+END $$;
+
+CREATE FUNCTION underway_internal.enqueue(
+        caller oid, queue text, input jsonb, delay interval, run_at timestamptz, priority int, key text, group_key text,
+        ttl interval, timeout interval, heartbeat interval, retry jsonb, headers jsonb)
+    RETURNS uuid LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
+DECLARE
+    q underway_internal.queue;
+    task_id uuid := underway_internal.new_id();
+    now timestamptz := underway_internal.clock();
+    due timestamptz := now;
+    expires timestamptz;
+    other uuid;
+BEGIN
+    q := underway_internal.queue_for(caller, queue, 'enqueue');
+    IF num_nonnulls(delay, run_at, priority, ttl, timeout, heartbeat, retry, headers) > 0 THEN
+        PERFORM underway_internal.check_task_options(q, delay, run_at, priority, ttl, timeout, heartbeat, retry, headers);
+        due := coalesce(run_at, now + delay, now);
+        expires := due + ttl;
+    END IF;
+    IF group_key IS NOT NULL THEN
+        PERFORM underway_internal.check_key(group_key, 'group_key');
+    END IF;
+    IF key IS NOT NULL THEN
+        PERFORM underway_internal.check_key(key, 'key');
+        LOOP
+            INSERT INTO underway_internal.task_key AS k (queue_id, key, task_id) VALUES (q.id, key, task_id)
+                ON CONFLICT DO NOTHING;
+            EXIT WHEN FOUND;
+            SELECT k.task_id INTO other FROM underway_internal.task_key k WHERE k.queue_id = q.id AND k.key = key;
+            IF FOUND THEN
+                RETURN other;
+            END IF;
+        END LOOP;
+    END IF;
+    INSERT INTO underway_internal.task (id, queue_id, priority, run_at, enqueued_at, expires_at, enqueued_by, input, headers,
+            key, group_key, timeout, heartbeat, retry)
+        VALUES (task_id, q.id, coalesce(priority, q.priority), due, now, expires, pg_get_userbyid(caller),
+            coalesce(input, '{}'), headers, key, group_key, timeout, heartbeat, retry);
+    PERFORM underway_internal.note(q.id, coalesce(priority, q.priority), due, task_id);
+    IF expires IS NOT NULL THEN
+        PERFORM underway_internal.note_expiry(expires);
+    END IF;
+    RETURN task_id;
+END $$;
+
+CREATE FUNCTION underway.enqueue(
+        queue text, input jsonb DEFAULT '{}', delay interval DEFAULT NULL, run_at timestamptz DEFAULT NULL,
+        priority int DEFAULT NULL, key text DEFAULT NULL, group_key text DEFAULT NULL, ttl interval DEFAULT NULL,
+        timeout interval DEFAULT NULL, heartbeat interval DEFAULT NULL, retry jsonb DEFAULT NULL, headers jsonb DEFAULT NULL)
+    RETURNS uuid LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_gateway';
+COMMENT ON FUNCTION underway.enqueue IS
+'Enqueues one task in the caller''s transaction; a worker is woken when that commits.
+queue: its name. input: given to the handler; NULL becomes {}. delay: from now, or run_at: when it is due. priority: 0 (first) to 15. key: with a key that a kept task of the queue has, that task''s id comes back and nothing is enqueued. group_key: stored. ttl: a task that has not started this long after it was due ends failed. timeout: of one attempt. heartbeat: interval for external workers. retry: retry_policy(). headers: a JSON object carried along.
+Returns the task''s id. Errors: 42704 no such queue, 42501 not allowed, 22023 bad value.';
+
+CREATE FUNCTION underway_internal.enqueue_many(
+        caller oid, queue text, inputs jsonb[], delay interval, run_at timestamptz, priority int, keys text[], group_keys text[],
+        ttl interval, timeout interval, heartbeat interval, retry jsonb, headers jsonb)
+    RETURNS uuid[] LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
+DECLARE
+    q underway_internal.queue;
+    n int := coalesce(cardinality(inputs), 0);
+    own uuid[];                 -- the ids that our tasks have
+    ids uuid[];                 -- what the caller gets: where a key was taken, the id of the task that has it
+    fresh bool[];
+    now timestamptz := underway_internal.clock();
+    due timestamptz;
+    expires timestamptz;
+    first_id uuid;
+    inserted int;
+    bad text;
+BEGIN
+    q := underway_internal.queue_for(caller, queue, 'enqueue');
+    IF inputs IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'inputs must not be null',
+            HINT = 'Give an array of jsonb, one element for each task; an empty array enqueues nothing.';
+    END IF;
+    IF array_ndims(inputs) > 1 THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('inputs must have one dimension, not %s', array_ndims(inputs)),
+            HINT = 'A JSON array as the input of one task is one jsonb element.';
+    END IF;
+    IF keys IS NOT NULL AND (cardinality(keys) <> n OR array_ndims(keys) > 1)
+            OR group_keys IS NOT NULL AND (cardinality(group_keys) <> n OR array_ndims(group_keys) > 1) THEN
+        RAISE EXCEPTION USING ERRCODE = '22023',
+            MESSAGE = format('%s must have as many elements as inputs (%s)',
+                CASE WHEN cardinality(keys) <> n OR array_ndims(keys) > 1 THEN 'keys' ELSE 'group_keys' END, n),
+            HINT = 'An element may be null: that task has no key.';
+    END IF;
+    PERFORM underway_internal.check_task_options(q, delay, run_at, priority, ttl, timeout, heartbeat, retry, headers);
+    SELECT k INTO bad FROM unnest(keys) k WHERE k = '' OR octet_length(k) > 512 LIMIT 1;
+    IF FOUND THEN
+        PERFORM underway_internal.check_key(bad, 'each of keys');
+    END IF;
+    SELECT k INTO bad FROM unnest(group_keys) k WHERE k = '' OR octet_length(k) > 512 LIMIT 1;
+    IF FOUND THEN
+        PERFORM underway_internal.check_key(bad, 'each of group_keys');
+    END IF;
+    IF n = 0 THEN
+        RETURN '{}';
+    END IF;
+    due := coalesce(run_at, now + delay, now);
+    expires := due + ttl;
+    priority := coalesce(priority, q.priority);
+    own := ARRAY(SELECT underway_internal.new_id() FROM generate_series(1, n));
+    ids := own;
+
+    IF keys IS NOT NULL THEN
+        -- In the order of the keys, so that two callers with the same keys in another order cannot deadlock.
+        LOOP
+            INSERT INTO underway_internal.task_key (queue_id, key, task_id)
+                SELECT q.id, u.key, (array_agg(u.id ORDER BY u.ord))[1]
+                FROM unnest(own, keys) WITH ORDINALITY u(id, key, ord)
+                WHERE u.key IS NOT NULL GROUP BY u.key ORDER BY u.key
+                ON CONFLICT DO NOTHING;
+            SELECT array_agg(CASE WHEN u.key IS NULL THEN u.id ELSE k.task_id END ORDER BY u.ord),
+                   array_agg(u.key IS NULL OR k.task_id = u.id ORDER BY u.ord)
+                INTO ids, fresh
+                FROM unnest(own, keys) WITH ORDINALITY u(id, key, ord)
+                LEFT JOIN underway_internal.task_key k ON k.queue_id = q.id AND k.key = u.key;
+            -- Null where a key went between the two statements (its task is not kept): once more.
+            EXIT WHEN array_position(ids, NULL) IS NULL;
+        END LOOP;
+    END IF;
+
+    INSERT INTO underway_internal.task (id, queue_id, priority, run_at, enqueued_at, expires_at, enqueued_by, input, headers,
+            key, group_key, timeout, heartbeat, retry)
+        SELECT u.id, q.id, priority, due, now, expires, pg_get_userbyid(caller), coalesce(u.input, '{}'), headers,
+            u.key, u.group_key, timeout, heartbeat, retry
+        FROM unnest(own, inputs, keys, group_keys, fresh) u(id, input, key, group_key, fresh)
+        WHERE u.fresh IS NOT false;
+    GET DIAGNOSTICS inserted = ROW_COUNT;
+    IF inserted > 0 THEN
+        SELECT u.id INTO first_id FROM unnest(own, fresh) u(id, fresh) WHERE u.fresh IS NOT false ORDER BY u.id LIMIT 1;
+        PERFORM underway_internal.note(q.id, priority, due, first_id, inserted);
+        IF expires IS NOT NULL THEN
+            PERFORM underway_internal.note_expiry(expires);
+        END IF;
+    END IF;
+    RETURN ids;
+END $$;
+
+CREATE FUNCTION underway.enqueue_many(
+        queue text, inputs jsonb[], delay interval DEFAULT NULL, run_at timestamptz DEFAULT NULL, priority int DEFAULT NULL,
+        keys text[] DEFAULT NULL, group_keys text[] DEFAULT NULL, ttl interval DEFAULT NULL, timeout interval DEFAULT NULL,
+        heartbeat interval DEFAULT NULL, retry jsonb DEFAULT NULL, headers jsonb DEFAULT NULL)
+    RETURNS uuid[] LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_gateway';
+COMMENT ON FUNCTION underway.enqueue_many IS
+'Enqueues one task for each element of inputs, in one statement.
+keys and group_keys have as many elements as inputs; an element may be null. Everything else as in enqueue, for all of them.
+Returns the ids in the order of inputs; where a key was taken, the id of the task that has it. Errors: 42704 no such queue, 42501 not allowed, 22023 bad value.';

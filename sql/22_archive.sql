@@ -1,0 +1,51 @@
+-- The way out of the hot table: what is finished goes to the archive; what failed for good also to the dead letter queue.
+
+CREATE FUNCTION underway_internal.ring_current(ring text, first int) RETURNS smallint LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN coalesce((SELECT r.slot FROM underway_internal.ring_slot r WHERE r.ring = ring_current.ring AND r.closed_at IS NULL), first);
+END $$;
+
+-- t is the value of a row that the caller deletes from task in the same transaction.
+CREATE FUNCTION underway_internal.archive_task(
+        t underway_internal.task, state text, output jsonb, reason text, sqlstate text, message text, detail text, hint text,
+        context text, notices text)
+    RETURNS bool LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
+DECLARE
+    q underway_internal.queue;
+    kept bool;
+    letter uuid;
+    now timestamptz := underway_internal.clock();
+    target underway_internal.queue;
+BEGIN
+    SELECT x.* INTO q FROM underway_internal.queue x WHERE x.id = t.queue_id;
+    kept := q.keep = 'all' OR q.keep = 'failed' AND state = 'failed';
+    IF kept THEN
+        INSERT INTO underway_internal.archive (slot, id, queue_id, state, priority, run_at, attempt, failures, crashes, losses, snoozes,
+                enqueued_at, started_at, finished_at, enqueued_by, worker, input, output, headers, key, group_key, timeout,
+                heartbeat, retry, source, reason, sqlstate, message, detail, hint, context, notices)
+            VALUES (CASE WHEN state = 'succeeded' THEN underway_internal.ring_current('succeeded', 0)
+                         ELSE underway_internal.ring_current('ended', 8) END,
+                t.id, t.queue_id, state, t.priority, t.run_at, t.attempt, t.failures, t.crashes, t.losses, t.snoozes,
+                t.enqueued_at, t.claimed_at, now, t.enqueued_by, t.worker, t.input, output, t.headers, t.key, t.group_key, t.timeout,
+                t.heartbeat, t.retry, t.source, reason, sqlstate, message, detail, hint, context, notices);
+    ELSIF t.key IS NOT NULL THEN
+        DELETE FROM underway_internal.task_key k WHERE k.queue_id = t.queue_id AND k.key = t.key AND k.task_id = t.id;
+    END IF;
+    -- A dead letter that fails is not dead-lettered again: two queues that name each other would pass it on for ever.
+    IF state = 'failed' AND q.dead_letter IS NOT NULL AND t.source IS NULL THEN
+        SELECT x.* INTO target FROM underway_internal.queue x WHERE x.id = q.dead_letter AND x.dropped_at IS NULL;
+        IF FOUND THEN
+            letter := underway_internal.new_id();
+            INSERT INTO underway_internal.task (id, queue_id, priority, run_at, enqueued_at, enqueued_by, input, headers, group_key, source)
+                VALUES (letter, target.id, target.priority, now, now, t.enqueued_by, t.input,
+                    coalesce(t.headers, '{}') || jsonb_build_object('dead_letter', jsonb_strip_nulls(jsonb_build_object(
+                        'queue', q.name, 'task', t.id, 'reason', reason, 'attempt', t.attempt, 'sqlstate', sqlstate,
+                        'message', message, 'detail', detail, 'hint', hint, 'context', context))),
+                    t.group_key, t.id);
+            PERFORM underway_internal.note(target.id, target.priority, now, letter);
+        END IF;
+    END IF;
+    PERFORM underway_internal.finished(t.id);
+    RETURN kept;
+END $$;

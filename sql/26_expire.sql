@@ -1,0 +1,94 @@
+-- Expire: tasks that never started within their time to live end failed, with that reason.
+
+CREATE FUNCTION underway_internal.expire_task(t underway_internal.task, ttl interval) RETURNS bool LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN underway_internal.archive_task(t, 'failed', NULL, 'expired', NULL,
+        format('not started within its time to live (%s)', coalesce(t.expires_at - t.run_at, ttl)), NULL, NULL, NULL, NULL);
+END $$;
+
+-- Tasks that a claim has just taken and found too old.
+CREATE FUNCTION underway_internal.expire_claimed(ids uuid[], ttl interval) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    t underway_internal.task;
+    n bigint := 0;
+BEGIN
+    FOR t IN DELETE FROM underway_internal.task x WHERE x.id = ANY (ids) AND x.state = 'in_progress' RETURNING x.* LOOP
+        t.attempt := 0;
+        t.claimed_at := NULL;
+        t.worker := NULL;
+        PERFORM underway_internal.expire_task(t, ttl);
+        n := n + 1;
+    END LOOP;
+    RETURN n;
+END $$;
+
+-- The coordinator's sweep for queues that nobody claims from (paused, blocked), at most max_tasks in one transaction.
+-- No note() is needed: a row that this transaction locks is deleted by it; should it abort, the sweep runs again and
+-- notes the head of the queue first.
+CREATE FUNCTION underway_internal.expire(default_ttl interval, max_tasks int) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    q underway_internal.queue;
+    t underway_internal.task;
+    now timestamptz := underway_internal.clock();
+    n bigint := 0;
+BEGIN
+    FOR q IN SELECT x.* FROM underway_internal.queue x
+            WHERE x.dropped_at IS NULL AND x.home_system = underway_internal.system_identifier()
+              AND x.home_database = (SELECT d.oid::bigint FROM pg_database d WHERE d.datname = current_database()) LOOP
+        FOR p IN 0..15 LOOP
+            IF EXISTS (SELECT FROM underway_internal.task x WHERE x.queue_id = q.id AND x.priority = p AND x.state = 'pending'
+                    AND x.run_at <= now - coalesce(q.ttl, default_ttl)) THEN
+                PERFORM underway_internal.note(q.id, p, '-infinity', '00000000-0000-0000-0000-000000000000');
+                FOR t IN DELETE FROM underway_internal.task x WHERE x.id IN (
+                        SELECT y.id FROM underway_internal.task y
+                        WHERE y.queue_id = q.id AND y.priority = p AND y.state = 'pending' AND y.attempt = 0 AND y.expires_at IS NULL
+                          AND y.run_at <= now - coalesce(q.ttl, default_ttl)
+                        ORDER BY y.run_at, y.id LIMIT max_tasks - n FOR UPDATE SKIP LOCKED)
+                        RETURNING x.* LOOP
+                    PERFORM underway_internal.expire_task(t, coalesce(q.ttl, default_ttl));
+                    n := n + 1;
+                END LOOP;
+            END IF;
+        END LOOP;
+    END LOOP;
+    FOR t IN SELECT x.* FROM underway_internal.task x JOIN underway_internal.queue y ON y.id = x.queue_id
+            WHERE x.expires_at <= now AND x.expires_at IS NOT NULL AND x.attempt = 0 AND x.state = 'pending'
+              AND y.home_system = underway_internal.system_identifier()
+              AND y.home_database = (SELECT d.oid::bigint FROM pg_database d WHERE d.datname = current_database())
+            ORDER BY x.expires_at LIMIT max_tasks - n LOOP
+        PERFORM underway_internal.note(t.queue_id, t.priority, t.run_at, t.id);
+        DELETE FROM underway_internal.task x WHERE x.id = t.id AND x.attempt = 0 AND x.state = 'pending' RETURNING x.* INTO t;
+        IF FOUND THEN
+            PERFORM underway_internal.expire_task(t, NULL);
+            n := n + 1;
+        END IF;
+    END LOOP;
+    RETURN n;
+END $$;
+
+CREATE FUNCTION underway_internal.next_expiry() RETURNS timestamptz LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN (SELECT t.expires_at FROM underway_internal.task t
+        WHERE t.expires_at IS NOT NULL AND t.attempt = 0 AND t.state = 'pending' ORDER BY t.expires_at LIMIT 1);
+END $$;
+
+-- Tasks that committed into a queue while, or after, it was dropped.
+CREATE FUNCTION underway_internal.end_dropped(queue_id int, max_tasks int) RETURNS bigint LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    t underway_internal.task;
+    n bigint := 0;
+BEGIN
+    FOR t IN SELECT x.* FROM underway_internal.task x
+            WHERE x.queue_id = end_dropped.queue_id AND x.state IN ('pending', 'waiting') LIMIT max_tasks LOOP
+        IF t.state = 'pending' THEN
+            PERFORM underway_internal.note(t.queue_id, t.priority, t.run_at, t.id);
+        END IF;
+        DELETE FROM underway_internal.task x WHERE x.id = t.id AND x.state IN ('pending', 'waiting') RETURNING x.* INTO t;
+        IF FOUND THEN
+            PERFORM underway_internal.archive_task(t, 'failed', NULL, 'queue dropped', NULL, 'the queue was dropped', NULL, NULL, NULL, NULL);
+            n := n + 1;
+        END IF;
+    END LOOP;
+    RETURN n;
+END $$;

@@ -1,0 +1,148 @@
+-- Redrive: what has failed for good goes back to the queue it failed in, under its own id.
+-- Invariant: a dead letter leaves its queue in the transaction that re-opens its original, or when the original went on
+-- by other means; where the original cannot be re-opened, the letter stays.
+
+-- A finished task becomes pending again. Attempt numbers go on; failures and crashes are counted from 0, since a person has
+-- decided to try anew; the ttl counts anew too, from run_at. False: it is unfinished already, or its key has gone to another.
+CREATE FUNCTION underway_internal.reopen_archived(a underway_internal.archive) RETURNS bool LANGUAGE plpgsql AS $$
+DECLARE
+    due timestamptz := underway_internal.clock();
+BEGIN
+    IF a.key IS NOT NULL THEN
+        INSERT INTO underway_internal.task_key (queue_id, key, task_id) VALUES (a.queue_id, a.key, a.id) ON CONFLICT DO NOTHING;
+        IF NOT FOUND AND NOT EXISTS (SELECT FROM underway_internal.task_key k
+                WHERE k.queue_id = a.queue_id AND k.key = a.key AND k.task_id = a.id) THEN
+            RETURN false;
+        END IF;
+    END IF;
+    PERFORM underway_internal.note(a.queue_id, a.priority, due, a.id);
+    INSERT INTO underway_internal.task (id, queue_id, priority, state, run_at, enqueued_at, attempt, losses, snoozes, enqueued_by,
+            input, headers, key, group_key, timeout, heartbeat, retry, source)
+        VALUES (a.id, a.queue_id, a.priority, 'pending', due, a.enqueued_at, a.attempt, a.losses, a.snoozes, a.enqueued_by,
+            a.input, a.headers, a.key, a.group_key, a.timeout, a.heartbeat, a.retry, a.source)
+        ON CONFLICT (id) DO NOTHING;
+    RETURN FOUND;
+END $$;
+
+-- How a finished task ended last; empty when it is not kept. A task that is unfinished again is not looked at.
+CREATE FUNCTION underway_internal.last_end(id uuid) RETURNS underway_internal.archive LANGUAGE plpgsql AS $$
+DECLARE
+    a underway_internal.archive;
+BEGIN
+    SELECT x.* INTO a FROM underway_internal.archive x WHERE x.id = last_end.id
+        ORDER BY x.attempt DESC, x.finished_at DESC LIMIT 1;
+    RETURN a;
+END $$;
+
+-- The original of a dead letter whose archive row is gone (its queue keeps none, or retention), from what the letter carries.
+CREATE FUNCTION underway_internal.original_of(letter underway_internal.task)
+    RETURNS underway_internal.archive LANGUAGE plpgsql AS $$
+DECLARE
+    a underway_internal.archive;
+    q underway_internal.queue;
+    origin jsonb := letter.headers -> 'dead_letter';
+BEGIN
+    SELECT x.* INTO q FROM underway_internal.queue x WHERE x.name = origin ->> 'queue' AND x.dropped_at IS NULL;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    a.id := letter.source;
+    a.queue_id := q.id;
+    a.state := 'failed';
+    a.priority := q.priority;
+    a.attempt := coalesce((origin ->> 'attempt')::int, 0);
+    a.losses := 0;
+    a.snoozes := 0;
+    a.enqueued_at := letter.enqueued_at;
+    a.enqueued_by := letter.enqueued_by;
+    a.input := letter.input;
+    a.headers := nullif(letter.headers - 'dead_letter', '{}');
+    a.group_key := letter.group_key;
+    RETURN a;
+END $$;
+
+-- True when the original is pending again.
+CREATE FUNCTION underway_internal.redrive_letter(caller oid, letter underway_internal.task)
+    RETURNS bool LANGUAGE plpgsql AS $$
+DECLARE
+    a underway_internal.archive;
+    q underway_internal.queue;
+    reopened bool := false;
+    settled bool := true;
+BEGIN
+    IF NOT EXISTS (SELECT FROM underway_internal.task t WHERE t.id = letter.source) THEN
+        a := underway_internal.last_end(letter.source);
+        IF a.id IS NULL THEN
+            a := underway_internal.original_of(letter);
+        END IF;
+        IF a.id IS NULL OR a.state = 'failed' THEN
+            SELECT x.* INTO q FROM underway_internal.queue x WHERE x.id = a.queue_id AND x.dropped_at IS NULL;
+            settled := FOUND;
+            IF settled THEN
+                IF NOT underway_internal.may(caller, q, 'manage') THEN
+                    PERFORM underway_internal.refuse_queue(caller, q, 'manage');
+                END IF;
+                reopened := underway_internal.reopen_archived(a);
+                settled := reopened;
+            END IF;
+        END IF;
+    END IF;
+    IF settled THEN
+        PERFORM underway_internal.archive_task(letter, 'cancelled', NULL, 'redriven', NULL,
+            format('redriven by %s', pg_get_userbyid(caller)), NULL, NULL, NULL, NULL);
+    ELSE
+        INSERT INTO underway_internal.task SELECT letter.*;
+    END IF;
+    RETURN reopened;
+END $$;
+
+CREATE FUNCTION underway_internal.redrive(caller oid, queue text, max_tasks int) RETURNS bigint LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
+DECLARE
+    q underway_internal.queue := underway_internal.queue_for(caller, queue, 'manage');
+    most bigint := coalesce(max_tasks, 9223372036854775807);
+    letter underway_internal.task;
+    a underway_internal.archive;
+    seen bigint := 0;
+    n bigint := 0;
+    stayed bigint := 0;
+BEGIN
+    IF max_tasks < 1 THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('max_tasks must be 1 or more, not %s', max_tasks),
+            HINT = 'Leave it out to redrive all of them.';
+    END IF;
+    FOR letter IN SELECT t.* FROM underway_internal.take_pending(q.id, true, most) t LOOP
+        seen := seen + 1;
+        IF underway_internal.redrive_letter(caller, letter) THEN
+            n := n + 1;
+        ELSIF EXISTS (SELECT FROM underway_internal.task t WHERE t.id = letter.id) THEN
+            stayed := stayed + 1;
+        END IF;
+    END LOOP;
+    IF stayed > 0 THEN
+        RAISE WARNING USING MESSAGE = format('%s dead letters of queue "%s" stay: their queue was dropped, or another task has '
+                'their key by now', stayed, q.name),
+            HINT = 'Enqueue their inputs anew, or underway.cancel() them.';
+    END IF;
+    -- No letters, and nobody's dead letter queue: then its own tasks that failed are meant.
+    IF seen = 0 AND NOT EXISTS (SELECT FROM underway_internal.queue x WHERE x.dead_letter = q.id) THEN
+        FOR a IN SELECT x.* FROM underway_internal.archive x
+                WHERE x.slot BETWEEN 8 AND 15 AND x.queue_id = q.id AND x.state = 'failed'
+                  AND NOT EXISTS (SELECT FROM underway_internal.task t WHERE t.id = x.id)
+                  AND NOT EXISTS (SELECT FROM underway_internal.archive y
+                      WHERE y.id = x.id AND (y.attempt, y.finished_at) > (x.attempt, x.finished_at))
+                ORDER BY x.finished_at LIMIT max_tasks LOOP
+            IF underway_internal.reopen_archived(a) THEN
+                n := n + 1;
+            END IF;
+        END LOOP;
+    END IF;
+    RETURN n;
+END $$;
+
+CREATE FUNCTION underway.redrive(queue text, max_tasks int DEFAULT NULL) RETURNS bigint
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_gateway';
+COMMENT ON FUNCTION underway.redrive IS
+'Re-opens tasks that failed for good, the oldest first: the same ids, pending at once, with all their attempts anew.
+queue: a dead letter queue, whose letters then end cancelled ("redriven") while their originals run again where they failed; or any other queue, whose own failed tasks are re-opened (letters about them stay where they are, and go at the next redrive there). Needs the right manage on the queue, and on those that the letters came from. max_tasks: at most so many; default all.
+Returns how many were re-opened. Errors: 42704 no such queue, 42501 not allowed, 22023 bad value.';

@@ -1,0 +1,207 @@
+-- Control of single tasks: cancel, retry, pause, resume.
+-- Invariant: only tasks that are not in progress are locked or changed here. Who finishes a task must never wait for an idle
+-- transaction of somebody else.
+
+-- The unfinished task of that id, locked unless it is in progress; empty when there is none. The low-water mark protocol:
+-- a row's key is noted before the row is locked, and again if it changed in between.
+CREATE FUNCTION underway_internal.lock_unfinished(id uuid) RETURNS underway_internal.task LANGUAGE plpgsql AS $$
+DECLARE
+    seen underway_internal.task;
+    t underway_internal.task;
+BEGIN
+    LOOP
+        SELECT x.* INTO seen FROM underway_internal.task x WHERE x.id = lock_unfinished.id;
+        IF NOT FOUND OR seen.state = 'in_progress' THEN
+            RETURN seen;
+        END IF;
+        PERFORM underway_internal.note(seen.queue_id, seen.priority, seen.run_at, seen.id);
+        SELECT x.* INTO t FROM underway_internal.task x
+            WHERE x.id = lock_unfinished.id AND x.state <> 'in_progress' FOR UPDATE;
+        IF FOUND THEN
+            IF (t.queue_id, t.priority, t.run_at) IS DISTINCT FROM (seen.queue_id, seen.priority, seen.run_at) THEN
+                PERFORM underway_internal.note(t.queue_id, t.priority, t.run_at, t.id);
+            END IF;
+            RETURN t;
+        END IF;
+    END LOOP;
+END $$;
+
+-- Raises unless caller may see the task (else it does not exist) and may do this to it.
+CREATE FUNCTION underway_internal.check_control(caller oid, id uuid, queue_id int, enqueued_by text, enqueuer_may bool)
+    RETURNS underway_internal.queue LANGUAGE plpgsql AS $$
+DECLARE
+    q underway_internal.queue;
+BEGIN
+    IF queue_id IS NULL OR NOT underway_internal.may_see_task(caller, queue_id, enqueued_by) THEN
+        PERFORM underway_internal.no_task(id);
+    END IF;
+    SELECT x.* INTO q FROM underway_internal.queue x WHERE x.id = check_control.queue_id;
+    IF NOT (enqueuer_may AND underway_internal.has_role(caller, enqueued_by) OR underway_internal.may(caller, q, 'manage')) THEN
+        PERFORM underway_internal.refuse_queue(caller, q, 'manage');
+    END IF;
+    RETURN q;
+END $$;
+
+-- Wrong state: what is wrong with this one, and what would do.
+CREATE FUNCTION underway_internal.wrong_state(id uuid, state text, wanted text, hint text)
+    RETURNS bool LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = format('task %s is %s, so it cannot be %s', id, state, wanted),
+        HINT = wrong_state.hint;
+END $$;
+
+CREATE FUNCTION underway_internal.cancel(caller oid, id uuid, reason text, undo bool)
+    RETURNS text LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
+DECLARE
+    t underway_internal.task;
+    a underway_internal.archive;
+BEGIN
+    IF octet_length(reason) > 8192 THEN
+        RAISE EXCEPTION USING ERRCODE = '22023',
+            MESSAGE = format('reason must have at most 8192 bytes, not %s', octet_length(reason)),
+            HINT = 'A short sentence is enough.';
+    END IF;
+    SELECT x.* INTO t FROM underway_internal.task x WHERE x.id = id;
+    IF FOUND THEN
+        -- Before the lock: who has no right must not even hold one.
+        PERFORM underway_internal.check_control(caller, id, t.queue_id, t.enqueued_by, true);
+        t := underway_internal.lock_unfinished(id);
+    END IF;
+    IF t.id IS NULL THEN
+        a := underway_internal.last_end(id);
+        PERFORM underway_internal.check_control(caller, id, a.queue_id, a.enqueued_by, true);
+        IF a.state <> 'cancelled' THEN
+            PERFORM underway_internal.wrong_state(id, a.state, 'cancelled', 'It has ended already.');
+        END IF;
+        RETURN a.state;
+    ELSIF t.state = 'in_progress' THEN
+        PERFORM underway_internal.wrong_state(id, t.state, 'cancelled', 'This version cancels tasks that have not begun; '
+            'a running one is cancelled by the next version. underway.pause_queue() keeps it from being tried again.');
+    END IF;
+    DELETE FROM underway_internal.task x WHERE x.id = id;
+    PERFORM underway_internal.archive_task(t, 'cancelled', NULL, 'cancelled', NULL,
+        format('cancelled by %s', pg_get_userbyid(caller)) || coalesce(': ' || nullif(reason, ''), ''), NULL, NULL, NULL, NULL);
+    RETURN 'cancelled';
+END $$;
+
+CREATE FUNCTION underway.cancel(id uuid, reason text DEFAULT NULL, undo bool DEFAULT true) RETURNS text
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_gateway';
+COMMENT ON FUNCTION underway.cancel IS
+'Cancels a task that has not begun, pending or waiting. Who enqueued it may, and who has the right manage on the queue.
+reason: kept with the task and shown as its error (at most 8192 bytes). undo: for runs of workflows.
+Returns the state: cancelled, also when it was so already. Errors: P0002 no such task, 55000 it is in progress or has ended, 42501 not allowed.';
+
+CREATE FUNCTION underway_internal.retry(caller oid, id uuid) RETURNS text LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
+DECLARE
+    t underway_internal.task;
+    a underway_internal.archive;
+    q underway_internal.queue;
+    due timestamptz := underway_internal.clock();
+BEGIN
+    SELECT x.* INTO t FROM underway_internal.task x WHERE x.id = id;
+    IF FOUND THEN
+        PERFORM underway_internal.check_control(caller, id, t.queue_id, t.enqueued_by, false);
+        t := underway_internal.lock_unfinished(id);
+    END IF;
+    IF t.id IS NOT NULL THEN
+        -- It waits between two attempts: then now is as good.
+        IF t.state = 'pending' AND t.attempt > 0 THEN
+            IF t.run_at > due THEN
+                PERFORM underway_internal.note(t.queue_id, t.priority, due, t.id);
+                UPDATE underway_internal.task x SET run_at = due WHERE x.id = id;
+            END IF;
+            RETURN 'pending';
+        END IF;
+        PERFORM underway_internal.wrong_state(id, t.state, 'retried', CASE
+            WHEN t.paused_by IS NOT NULL THEN 'It is paused: underway.resume() lets it go on.'
+            ELSE 'Only a task that has failed or was cancelled can be re-opened.' END);
+    END IF;
+
+    a := underway_internal.last_end(id);
+    q := underway_internal.check_control(caller, id, a.queue_id, a.enqueued_by, false);
+    IF a.state = 'succeeded' THEN
+        PERFORM underway_internal.wrong_state(id, a.state, 'retried', 'To do it once more, enqueue its input again.');
+    ELSIF q.dropped_at IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '55000',
+            MESSAGE = format('task %s cannot be retried: its queue "%s" was dropped', id, q.name),
+            HINT = 'Enqueue its input on another queue.';
+    ELSIF NOT underway_internal.reopen_archived(a) THEN
+        IF EXISTS (SELECT FROM underway_internal.task x WHERE x.id = id) THEN
+            RETURN 'pending';       -- somebody else did it at the same time
+        END IF;
+        RAISE EXCEPTION USING ERRCODE = '55000',
+            MESSAGE = format('task %s cannot be retried: another task of queue "%s" has its key by now', id, q.name),
+            HINT = 'Retry or await that one; enqueue() with the same key returns its id.';
+    END IF;
+    RETURN 'pending';
+END $$;
+
+CREATE FUNCTION underway.retry(id uuid) RETURNS text LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_gateway';
+COMMENT ON FUNCTION underway.retry IS
+'Re-opens a task that has failed or was cancelled: pending again under the same id, with all its attempts and its ttl anew; attempt numbers go on. A task that waits between two attempts becomes due now. Needs the right manage on the queue.
+Returns the state: pending. Errors: P0002 no such task, 55000 wrong state, or its key has gone to another task, or its queue was dropped, 42501 not allowed.';
+
+CREATE FUNCTION underway_internal.pause(caller oid, id uuid) RETURNS text LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
+DECLARE
+    t underway_internal.task;
+    a underway_internal.archive;
+BEGIN
+    SELECT x.* INTO t FROM underway_internal.task x WHERE x.id = id;
+    IF FOUND THEN
+        PERFORM underway_internal.check_control(caller, id, t.queue_id, t.enqueued_by, false);
+        t := underway_internal.lock_unfinished(id);
+    END IF;
+    IF t.id IS NULL THEN
+        a := underway_internal.last_end(id);
+        PERFORM underway_internal.check_control(caller, id, a.queue_id, a.enqueued_by, false);
+        PERFORM underway_internal.wrong_state(id, a.state, 'paused', 'It has ended already.');
+    ELSIF t.paused_by IS NOT NULL THEN
+        RETURN t.state;
+    ELSIF t.state <> 'pending' THEN
+        PERFORM underway_internal.wrong_state(id, t.state, 'paused', 'Only a pending task can be paused.');
+    END IF;
+    UPDATE underway_internal.task x SET state = 'waiting', paused_by = pg_get_userbyid(caller) WHERE x.id = id;
+    RETURN 'waiting';
+END $$;
+
+CREATE FUNCTION underway.pause(id uuid) RETURNS text LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_gateway';
+COMMENT ON FUNCTION underway.pause IS
+'Keeps a pending task from being begun, until resume(); its ttl does not end it meanwhile. Needs the right manage on the queue.
+Returns the state: waiting, also when it was paused already. Errors: P0002 no such task, 55000 wrong state, 42501 not allowed.';
+
+CREATE FUNCTION underway_internal.resume(caller oid, id uuid) RETURNS text LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
+DECLARE
+    t underway_internal.task;
+    a underway_internal.archive;
+BEGIN
+    SELECT x.* INTO t FROM underway_internal.task x WHERE x.id = id;
+    IF FOUND THEN
+        PERFORM underway_internal.check_control(caller, id, t.queue_id, t.enqueued_by, false);
+        t := underway_internal.lock_unfinished(id);
+    END IF;
+    IF t.id IS NULL THEN
+        a := underway_internal.last_end(id);
+        PERFORM underway_internal.check_control(caller, id, a.queue_id, a.enqueued_by, false);
+        PERFORM underway_internal.wrong_state(id, a.state, 'resumed', 'It has ended already.');
+    ELSIF t.state = 'pending' THEN
+        RETURN t.state;
+    ELSIF t.paused_by IS NULL THEN
+        PERFORM underway_internal.wrong_state(id, t.state, 'resumed',
+            'Only a task that underway.pause() stopped can be resumed.');
+    END IF;
+    -- lock_unfinished() has noted the key that the row has as a pending one.
+    UPDATE underway_internal.task x SET state = 'pending', paused_by = NULL WHERE x.id = id;
+    IF t.expires_at IS NOT NULL THEN
+        PERFORM underway_internal.note_expiry(t.expires_at);
+    END IF;
+    RETURN 'pending';
+END $$;
+
+CREATE FUNCTION underway.resume(id uuid) RETURNS text LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_gateway';
+COMMENT ON FUNCTION underway.resume IS
+'Lets a task go on that pause() stopped: pending, due when it was due. Needs the right manage on the queue.
+Returns the state: pending, also when it was not paused. Errors: P0002 no such task, 55000 wrong state, 42501 not allowed.';

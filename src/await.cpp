@@ -1,0 +1,221 @@
+#include "await.hpp"
+
+#include "clock.hpp"
+#include "entry.hpp"
+#include "pg/identity.hpp"
+#include "pg/statement.hpp"
+
+#include <algorithm>
+
+namespace underway {
+
+void wake_awaiters(Oid database, const pg_uuid_t* ids, int n) noexcept {
+  const bool all = n > 16 || ids == nullptr;
+  for (int i = 0; i < shared->awaiters_size; i++) {
+    awaiter& a = shared->awaiters()[i];
+    const int proc = a.proc_plus_one;
+    if (proc == 0 || a.database != database) {
+      continue;
+    }
+    bool meant = all;
+    for (int k = 0; k < n && !meant; k++) {
+      meant = memcmp(&a.id, &ids[k], sizeof a.id) == 0;
+    }
+    if (meant) {
+      pg::set_latch_of(proc - 1);
+    }
+  }
+}
+
+namespace {
+
+constexpr int64 longest_await_ms = 60 * 1000;
+constexpr int64 longest_wait_ms = int64{24} * 3600 * 1000;
+
+int my_place = -1;
+bool registered_exit = false;
+
+void leave_place() noexcept {
+  if (my_place >= 0) {
+    shared->awaiters()[my_place].proc_plus_one = 0;
+    shared->awaiting--;
+    my_place = -1;
+  }
+}
+
+void take_place(const pg_uuid_t& id) {
+  if (!registered_exit) {
+    before_shmem_exit([](int, Datum) { leave_place(); }, 0);
+    registered_exit = true;
+  }
+  // An error left it behind: the transaction that held it is over.
+  leave_place();
+  LWLockAcquire(registry_lock, LW_EXCLUSIVE);
+  for (int n = 0; n < shared->awaiters_size && my_place < 0; n++) {
+    awaiter& a = shared->awaiters()[n];
+    if (a.proc_plus_one == 0) {
+      a.database = MyDatabaseId;
+      a.id = id;
+      a.proc_plus_one = pg::my_proc_number() + 1;
+      my_place = n;
+    }
+  }
+  LWLockRelease(registry_lock);
+  if (my_place < 0) {
+    ereport(ERROR, (errcode(ERRCODE_TOO_MANY_CONNECTIONS), errmsg("too many sessions wait for tasks"),
+                    errhint("There is room for max_connections of them.")));
+  }
+  shared->awaiting++;
+}
+
+pg::statement seen_state("SELECT s.state, s.ours FROM underway_internal.state_for(CAST($1 AS oid), $2) s", OIDOID, UUIDOID);
+
+struct seen {
+  bool found = false;
+  bool ours = false;      // of this very transaction
+  bool finished = false;
+  char state[16] = "";
+};
+
+seen look(Oid caller, const pg_uuid_t* id) {
+  seen s;
+  pg::as_owner owner(false);
+  const pg::value args[2] = {pg::of_oid(caller), pg::of(id)};
+  seen_state.run(args, [&s](const pg::row& r) {
+    s.found = true;
+    strlcpy(s.state, r.text(1, CurrentMemoryContext), sizeof s.state);
+    s.ours = r.boolean(2);
+    s.finished = strcmp(s.state, "succeeded") == 0 || strcmp(s.state, "failed") == 0 || strcmp(s.state, "cancelled") == 0;
+  });
+  return s;
+}
+
+int64 checked_timeout(const Interval* timeout, int64 longest) {
+  const double ms = timeout == nullptr ? -1 : static_cast<double>(timeout->time) / 1000.0 + (timeout->day + timeout->month * 30.0) * 86400000.0;
+  if (ms < 0) {
+    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("timeout must be 0 or more"),
+                    errhint("For example timeout => '10 s'.")));
+  }
+  return static_cast<int64>(std::min(ms, static_cast<double>(longest)));
+}
+
+void check_id(const seen& s, const pg_uuid_t* id) {
+  if (!s.found) {
+    ereport(ERROR, (errcode(ERRCODE_NO_DATA_FOUND), errmsg("there is no task %s", DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id)))),
+                    errhint("Its id may be wrong, its time to be kept over, or you may not see it.")));
+  }
+  if (s.ours) {
+    ereport(ERROR, (errcode(ERRCODE_NO_ACTIVE_SQL_TRANSACTION), errmsg("the task was enqueued by this transaction, so it cannot run before it commits"),
+                    errhint("Commit first, then wait.")));
+  }
+}
+
+// True when the latch was set.
+bool sleep_until(TimestampTz end) {
+  const long ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
+  if (ms <= 0) {
+    return false;
+  }
+  (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, ms, PG_WAIT_EXTENSION);
+  ResetLatch(MyLatch);
+  CHECK_FOR_INTERRUPTS();
+  return true;
+}
+
+}  // namespace
+
+// Looks, sleeps and looks again, each time with a new snapshot; then answers what status() answers.
+UNDERWAY_ENTRY(underway_await) {
+  const Oid caller = GetUserId();
+  const TimestampTz end = pg::call([fcinfo] {
+    require_preload();
+    if (PG_ARGISNULL(0)) {
+      ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("id must not be null"),
+                      errhint("Give the id that enqueue returned.")));
+    }
+    const int64 ms = checked_timeout(PG_ARGISNULL(1) ? nullptr : PG_GETARG_INTERVAL_P(1), longest_await_ms);
+    if (IsolationUsesXactSnapshot()) {
+      ereport(ERROR, (errcode(ERRCODE_NO_ACTIVE_SQL_TRANSACTION), errmsg("await cannot see the end of a task in a REPEATABLE READ or SERIALIZABLE transaction"),
+                      errhint("CALL underway.wait_for(id) outside a transaction block.")));
+    }
+    take_place(*PG_GETARG_UUID_P(0));
+    return GetCurrentTimestamp() + ms * 1000;
+  });
+  const pg_uuid_t* id = PG_GETARG_UUID_P(0);
+  for (;;) {
+    const seen s = look(caller, id);
+    const bool again = pg::call([&] {
+      check_id(s, id);
+      return !s.finished && sleep_until(end);
+    });
+    if (!again) {
+      break;
+    }
+  }
+  leave_place();
+  return pg::call([fcinfo, id] {
+    LOCAL_FCINFO(status, 1);
+    FmgrInfo flinfo;
+    const Oid uuid = UUIDOID;
+    const Oid function = GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid, CStringGetDatum("status"),
+                                         PointerGetDatum(buildoidvector(&uuid, 1)), ObjectIdGetDatum(get_namespace_oid("underway", false)));
+    fmgr_info(function, &flinfo);
+    InitFunctionCallInfoData(*status, &flinfo, 1, InvalidOid, nullptr, fcinfo->resultinfo);
+    status->args[0] = {UUIDPGetDatum(id), false};
+    const Datum result = FunctionCallInvoke(status);
+    fcinfo->isnull = status->isnull;
+    return result;
+  });
+}
+
+// A procedure: commits before it sleeps, so that it holds neither xid nor xmin.
+UNDERWAY_ENTRY(underway_wait_for) {
+  const Oid caller = GetUserId();
+  const auto context = reinterpret_cast<CallContext*>(fcinfo->context);
+  pg_uuid_t id = {};
+  const TimestampTz end = pg::call([&] {
+    require_preload();
+    if (PG_ARGISNULL(0)) {
+      ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("id must not be null"),
+                      errhint("Give the id that enqueue returned.")));
+    }
+    id = *PG_GETARG_UUID_P(0);
+    const int64 ms = checked_timeout(PG_ARGISNULL(1) ? nullptr : PG_GETARG_INTERVAL_P(1), longest_wait_ms);
+    if (context == nullptr || !IsA(context, CallContext) || context->atomic) {
+      // SPI_commit here would return without having committed.
+      ereport(ERROR, (errcode(ERRCODE_INVALID_TRANSACTION_TERMINATION), errmsg("wait_for cannot run inside a transaction block or a function"),
+                      errhint("CALL it as a statement of its own, or use underway.await(id).")));
+    }
+    take_place(id);
+    SPI_connect_ext(SPI_OPT_NONATOMIC);
+    return GetCurrentTimestamp() + ms * 1000;
+  });
+  seen s;
+  for (;;) {
+    s = look(caller, &id);
+    const bool again = pg::call([&] {
+      check_id(s, &id);
+      if (s.finished || GetCurrentTimestamp() >= end) {
+        return false;
+      }
+      SPI_commit();
+      return sleep_until(end);
+    });
+    if (!again) {
+      break;
+    }
+  }
+  leave_place();
+  return pg::call([&] {
+    SPI_finish();
+    TupleDesc descriptor = nullptr;
+    if (get_call_result_type(fcinfo, nullptr, &descriptor) != TYPEFUNC_COMPOSITE) {
+      elog(ERROR, "wait_for must return a record");
+    }
+    Datum values[1] = {CStringGetTextDatum(s.state)};
+    bool nulls[1] = {false};
+    return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(descriptor), values, nulls));
+  });
+}
+
+}  // namespace underway

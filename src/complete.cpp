@@ -1,0 +1,95 @@
+#include "complete.hpp"
+
+#include "pg/identity.hpp"
+#include "pg/statement.hpp"
+
+namespace underway {
+
+namespace {
+
+pg::statement complete_tasks("SELECT underway_internal.complete($1, $2, $3, $4, $5)", INT4OID, UUIDARRAYOID, INT4ARRAYOID,
+                             JSONBARRAYOID, TEXTARRAYOID);
+pg::statement again("SELECT underway_internal.again($1, $2, $3, $4, $5)", UUIDOID, INT4OID, INTERVALOID, JSONBOID, TEXTOID);
+pg::statement give_up(
+    "SELECT underway_internal.fail($1, $2, false, 'gave up', $3, NULL, $4, NULL, NULL, NULL, $5) <> 'lost'", UUIDOID, INT4OID,
+    JSONBOID, TEXTOID, TEXTOID);
+
+void raise_lost() {
+  pg::call([] {
+    ereport(ERROR, (errcode(MAKE_SQLSTATE('U', 'W', '0', '0', '1')), errmsg("this attempt is no longer the task's"),
+                    errdetail("The task was reclaimed, or ended otherwise, while the handler ran.")));
+  });
+}
+
+void run_fenced(pg::statement* statement, const pg::value* args) {
+  bool held = false;
+  statement->run(args, [&held](const pg::row& r) { held = r.boolean(1); });
+  if (!held) {
+    raise_lost();
+  }
+}
+
+pg::value text_or_null(const char* text) {
+  pg::value v;
+  pg::call([&] { v = pg::of_text(text); });
+  return v;
+}
+
+pg::value jsonb_or_null(const Jsonb* j) { return pg::of_datum(JsonbPGetDatum(j), j == nullptr); }
+
+}  // namespace
+
+void complete(const queue_info* q, const claimed_task* tasks, const finished_task* results, int n) {
+  pg::as_owner owner(true);
+  pg::value args[5];
+  int done = 0;
+  args[0] = pg::of(q->id);
+  pg::call([&] {
+    const auto room = static_cast<Size>(n);
+    auto ids = static_cast<Datum*>(palloc(sizeof(Datum) * room));
+    auto attempts = static_cast<Datum*>(palloc(sizeof(Datum) * room));
+    auto outputs = static_cast<Datum*>(palloc(sizeof(Datum) * room));
+    auto notices = static_cast<Datum*>(palloc(sizeof(Datum) * room));
+    auto no_output = static_cast<bool*>(palloc(room));
+    auto no_notices = static_cast<bool*>(palloc(room));
+    for (int i = 0; i < n; i++) {
+      if (results[i].outcome.what != action::done) {
+        continue;
+      }
+      ids[done] = UUIDPGetDatum(&tasks[i].id);
+      attempts[done] = Int32GetDatum(tasks[i].attempt);
+      no_output[done] = results[i].outcome.output == nullptr;
+      outputs[done] = JsonbPGetDatum(results[i].outcome.output);
+      no_notices[done] = results[i].notices == nullptr;
+      notices[done] = no_notices[done] ? Datum{0} : CStringGetTextDatum(results[i].notices);
+      done++;
+    }
+    if (done > 0) {
+      args[1] = pg::of_datum(pg::uuid_array(ids, done), false);
+      args[2] = pg::of_datum(pg::int4_array(attempts, done), false);
+      args[3] = pg::of_datum(pg::varlena_array(outputs, no_output, done, JSONBOID), false);
+      args[4] = pg::of_datum(pg::varlena_array(notices, no_notices, done, TEXTOID), false);
+    }
+  });
+  if (done > 0) {
+    int64 ended = 0;
+    complete_tasks.run(args, [&ended](const pg::row& r) { ended = r.int8(1); });
+    if (ended != done) {
+      raise_lost();
+    }
+  }
+  for (int i = 0; i < n; i++) {
+    const result& r = results[i].outcome;
+    if (r.what == action::again) {
+      const pg::value with[5] = {pg::of(&tasks[i].id), pg::of(tasks[i].attempt), pg::of(&r.delay), jsonb_or_null(r.input),
+                                 text_or_null(results[i].notices)};
+      run_fenced(&again, with);
+    } else if (r.what == action::give_up) {
+      const pg::value with[5] = {pg::of(&tasks[i].id), pg::of(tasks[i].attempt), jsonb_or_null(r.output), text_or_null(r.error),
+                                 text_or_null(results[i].notices)};
+      run_fenced(&give_up, with);
+    }
+  }
+}
+
+}  // namespace underway

@@ -1,0 +1,23 @@
+// The attempt that this process is running, for the functions that a handler may ask: task_id(), attempt(), ...
+// Runs in: workers; in every other backend there is none. Error discipline: entries are boundaries.
+#pragma once
+
+#include "slots.hpp"
+
+namespace underway {
+
+struct claimed_task {
+  pg_uuid_t id;
+  int attempt;
+  Jsonb* input;
+  Jsonb* headers;     // or null
+  Interval* timeout;  // or null
+  bool last_attempt;
+};
+
+// Set for the length of a handler's run, and of the commit that may run its deferred triggers.
+extern const claimed_task* current_task;
+// This process's slot; null unless it is a worker.
+extern worker_slot* my_slot;
+
+}  // namespace underway

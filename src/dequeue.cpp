@@ -1,0 +1,125 @@
+#include "dequeue.hpp"
+
+#include "clock.hpp"
+#include "pg/identity.hpp"
+#include "pg/statement.hpp"
+#include "pg/transaction.hpp"
+#include "waitpoint.hpp"
+#include "wake.hpp"
+
+namespace underway {
+
+namespace {
+
+pg::statement claim("SELECT * FROM underway_internal.claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)", INT4OID, INT4OID,
+                    TIMESTAMPTZOID, UUIDOID, INT4OID, INTERVALOID, INT4OID, TEXTOID, INT8OID, INT4OID, INT4OID);
+pg::statement next_due("SELECT underway_internal.next_due($1, $2, $3)", INT4OID, INT4OID, TIMESTAMPTZOID);
+pg::statement expire_claimed("SELECT underway_internal.expire_claimed($1, $2)", UUIDARRAYOID, INTERVALOID);
+pg::statement give_back_tasks("SELECT underway_internal.give_back($1, $2)", UUIDARRAYOID, INT4ARRAYOID);
+
+struct seen {
+  int found = 0;
+  int count = 0;
+  int expired = 0;
+  row_key last = {};
+  Datum* expired_ids = nullptr;
+};
+
+void take(const pg::row& r, MemoryContext memory, claimed_task* tasks, seen* s) {
+  s->found++;
+  s->last = {r.time(6), r.uuid(1)};
+  if (r.boolean(8)) {
+    auto id = static_cast<pg_uuid_t*>(MemoryContextAlloc(memory, sizeof(pg_uuid_t)));
+    *id = r.uuid(1);
+    s->expired_ids[s->expired++] = UUIDPGetDatum(id);
+    return;
+  }
+  claimed_task& t = tasks[s->count++];
+  t.id = r.uuid(1);
+  t.attempt = r.int4(2);
+  t.input = r.jsonb(3, memory);
+  t.headers = r.jsonb(4, memory);
+  t.timeout = r.interval(5, memory);
+  t.last_attempt = r.boolean(7);
+}
+
+}  // namespace
+
+claim_result dequeue(queue_info* q, int priority, int max_tasks, MemoryContext memory, claimed_task* tasks) {
+  row_key start = {};
+  seen s;
+  pg::transaction tx(pg::transaction::kind::ours);
+  q->why = pg::call([q] { return check_handler(q); });
+  if (q->why != obstacle::none) {
+    tx.commit();
+    return {};
+  }
+  // Before this transaction's first snapshot; from here on its abort, however it comes, drops the scan (wake.cpp).
+  const int scan = begin_scan(q->entry, priority, &start);
+  watch_claim(q->entry, scan, priority, start);
+  pg::call([] { waitpoint(waitpoint_id::scan_registered); });
+  const TimestampTz scanned_at = clock_now();
+  TimestampTz due = DT_NOEND;
+  {
+    pg::as_owner owner(true);
+    pg::value args[11];
+    pg::call([&] {
+      s.expired_ids = static_cast<Datum*>(MemoryContextAlloc(memory, sizeof(Datum) * static_cast<Size>(max_tasks)));
+      args[7] = pg::of_text(psprintf("background worker %d (pid %d)", number_of(my_slot), MyProcPid));
+    });
+    args[0] = pg::of(q->id);
+    args[1] = pg::of(priority);
+    args[2] = pg::of_time(start.run_at);
+    args[3] = pg::of(&start.id);
+    args[4] = pg::of(max_tasks);
+    args[5] = pg::of(q->ttl);
+    args[6] = pg::of(q->max_attempts);
+    args[8] = pg::of(shared->boot);
+    args[9] = pg::of(number_of(my_slot));
+    args[10] = pg::of(static_cast<int32>(my_slot->generation));
+    claim.run(args, [&](const pg::row& r) { take(r, memory, tasks, &s); });
+    if (s.expired > 0) {
+      pg::value expired[2];
+      pg::call([&] { expired[0] = pg::of_datum(pg::uuid_array(s.expired_ids, s.expired), false); });
+      expired[1] = pg::of(q->ttl);
+      expire_claimed.run(expired);
+    }
+    if (s.found < max_tasks) {
+      const pg::value where[3] = {pg::of(q->id), pg::of(priority), pg::of_time(scanned_at)};
+      next_due.run(where, [&due](const pg::row& r) { due = r.null(1) ? DT_NOEND : r.time(1); });
+    }
+  }
+  pg::call([] {
+    waitpoint(waitpoint_id::claimed);
+    ForceSyncCommit();  // what runs must be known to run, whatever the durability of the work (promise 4)
+  });
+  tx.commit();
+  claim_committed();
+  end_scan(q->entry, scan, priority, s.found > 0 ? &s.last : nullptr, s.found < max_tasks, scanned_at, due);
+  return {s.count, s.found == max_tasks};
+}
+
+void give_back(const claimed_task* tasks, int n) {
+  if (n == 0) {
+    return;
+  }
+  pg::transaction tx(pg::transaction::kind::ours);
+  {
+    pg::as_owner owner(true);
+    pg::value args[2];
+    pg::call([&] {
+      auto ids = static_cast<Datum*>(palloc(sizeof(Datum) * static_cast<Size>(n)));
+      auto attempts = static_cast<Datum*>(palloc(sizeof(Datum) * static_cast<Size>(n)));
+      for (int i = 0; i < n; i++) {
+        ids[i] = UUIDPGetDatum(&tasks[i].id);
+        attempts[i] = Int32GetDatum(tasks[i].attempt);
+      }
+      args[0] = pg::of_datum(pg::uuid_array(ids, n), false);
+      args[1] = pg::of_datum(pg::int4_array(attempts, n), false);
+    });
+    give_back_tasks.run(args);
+  }
+  tx.commit();
+}
+
+}  // namespace underway

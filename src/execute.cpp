@@ -1,0 +1,195 @@
+#include "execute.hpp"
+
+#include "clock.hpp"
+#include "complete.hpp"
+#include "dequeue.hpp"
+#include "notices.hpp"
+#include "pg/transaction.hpp"
+#include "retry.hpp"
+#include "session.hpp"
+#include "settings.hpp"
+#include "task_lock.hpp"
+#include "waitpoint.hpp"
+
+#include <map>
+#include <optional>
+
+namespace underway {
+
+namespace {
+
+constexpr int transient_retries = 10;
+
+handler* handler_of(Oid function) {
+  static auto* handlers = new std::map<Oid, handler>;
+  return &(*handlers)[function];
+}
+
+int milliseconds(const Interval* i) noexcept {
+  const double ms = static_cast<double>(i->time) / 1000.0 + (i->day + i->month * 30.0) * 86400000.0;
+  return ms >= INT_MAX ? INT_MAX : ms < 1 ? 1 : static_cast<int>(ms);
+}
+
+int timeout_of(const queue_info* q, const claimed_task& task) noexcept {
+  return task.timeout != nullptr ? milliseconds(task.timeout)
+         : q->timeout != nullptr ? milliseconds(q->timeout)
+                                 : settings::default_timeout;
+}
+
+void show(const queue_info* q, const claimed_task& task) {
+  SpinLockAcquire(&my_slot->mutex);
+  my_slot->running = true;
+  my_slot->task_id = task.id;
+  my_slot->attempt = task.attempt;
+  my_slot->task_started_at = GetCurrentTimestamp();
+  my_slot->progress[0] = '\0';
+  SpinLockRelease(&my_slot->mutex);
+  char text[NAMEDATALEN * 2 + 64];
+  char* id = DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&task.id)));
+  snprintf(text, sizeof text, "underway: %s, task %s, attempt %d", q->name, id, task.attempt);
+  pgstat_report_activity(STATE_RUNNING, text);
+  pfree(id);
+}
+
+void show_nothing() noexcept {
+  SpinLockAcquire(&my_slot->mutex);
+  my_slot->running = false;
+  SpinLockRelease(&my_slot->mutex);
+}
+
+// After the handler's timer is off, a cancel that comes late must not hit our bookkeeping.
+void end_of_user_code() noexcept {
+  disable_timeout(STATEMENT_TIMEOUT, false);
+  QueryCancelPending = false;
+  current_task = nullptr;
+}
+
+class attempt {
+ public:
+  attempt(queue_info* q, MemoryContext memory) noexcept : q_(q), memory_(memory) {}
+
+  // All of them in one transaction. Throws; then `culprit` is the task whose handler raised, or -1.
+  void run(const claimed_task* tasks, int n) {
+    pg::transaction tx(pg::transaction::kind::session);
+    results_ = static_cast<finished_task*>(
+        pg::call([&] { return MemoryContextAllocZero(memory_, sizeof(finished_task) * static_cast<Size>(n)); }));
+    handler* h = handler_of(q_->handler);
+    pg::call([&] {
+      if (q_->async) {
+        (void)set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+      }
+      for (int i = 0; i < n; i++) {
+        lock_task(tasks[i].id);
+      }
+    });
+    for (int i = 0; i < n; i++) {
+      culprit = i;
+      run_one(h, tasks[i], &results_[i]);
+    }
+    culprit = n == 1 ? 0 : -1;
+    pg::call([] { waitpoint(waitpoint_id::handler_done); });
+    complete(q_, tasks, results_, n);
+    // Deferred triggers and constraints run at commit, as the user: what they ask about their task is answered.
+    current_task = n == 1 ? tasks : nullptr;
+    tx.commit();
+    current_task = nullptr;
+  }
+
+  int culprit = -1;
+  bool begun = false;  // some handler was entered
+
+ private:
+  void run_one(handler* h, const claimed_task& task, finished_task* to) {
+    pg::call([&] {
+      show(q_, task);
+      h->prepare(q_->handler);
+      current_task = &task;
+      begun = true;
+      start_notices();
+      enable_timeout_after(STATEMENT_TIMEOUT, timeout_of(q_, task));
+      to->outcome = h->run(task.input, memory_);
+      end_of_user_code();
+      const char* notices = stop_notices();
+      to->notices = notices == nullptr ? nullptr : MemoryContextStrdup(memory_, notices);
+    });
+  }
+
+  queue_info* q_;
+  MemoryContext memory_;
+  finished_task* results_ = nullptr;
+};
+
+// Looks again, since the queue was read: the handler may have been dropped or altered between claim and call.
+bool still_runnable(queue_info* q) {
+  pg::transaction tx(pg::transaction::kind::ours);
+  const obstacle why = pg::call([q] { return check_handler(q); });
+  tx.commit();
+  q->why = why;
+  return why == obstacle::none;
+}
+
+void run_together(queue_info* q, claimed_task* tasks, int n, MemoryContext memory);
+
+// One failed: it alone, then the others as a smaller batch. None in particular (at the commit): halves.
+void run_apart(queue_info* q, claimed_task* tasks, int n, int culprit, MemoryContext memory) {
+  if (culprit >= 0) {
+    std::swap(tasks[0], tasks[culprit]);
+    run_together(q, tasks, 1, memory);
+    run_together(q, tasks + 1, n - 1, memory);
+  } else {
+    run_together(q, tasks, n / 2, memory);
+    run_together(q, tasks + n / 2, n - n / 2, memory);
+  }
+}
+
+void run_together(queue_info* q, claimed_task* tasks, int n, MemoryContext memory) {
+  if (n == 0) {
+    return;
+  }
+  std::optional<pg::error> failure;
+  int culprit = -1;
+  for (int tries = 0;; tries++) {
+    attempt a(q, memory);
+    failure.reset();
+    try {
+      renew_session(q->settings);
+      a.run(tasks, n);
+      return;
+    } catch (pg::error& e) {
+      failure.emplace(std::move(e));
+    }
+    end_of_user_code();
+    const char* notices = stop_notices();
+    if (is_transient(failure->sqlstate()) && tries < transient_retries) {
+      continue;
+    }
+    culprit = a.culprit;
+    if (!a.begun && !still_runnable(q)) {
+      give_back(tasks, n);
+      return;
+    }
+    if (n == 1) {
+      record_failure(tasks[0], *failure, notices);
+      return;
+    }
+    break;
+  }
+  run_apart(q, tasks, n, culprit, memory);
+}
+
+}  // namespace
+
+void execute(queue_info* q, claimed_task* tasks, int n, MemoryContext memory, bool (*begin)(int i)) {
+  if (q->batch > 1) {
+    run_together(q, tasks, n, memory);
+    my_slot->tasks = 0;
+  } else {
+    for (int i = 0; i < n && begin(i); i++) {
+      run_together(q, tasks + i, 1, memory);
+      my_slot->tasks--;
+    }
+  }
+  show_nothing();
+}
+
+}  // namespace underway

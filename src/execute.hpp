@@ -1,0 +1,15 @@
+// Execute: the handler, then, as the last act of its transaction, the statement that fences and finishes.
+// Runs in: workers. Error discipline: the one place that catches: error -> transaction gone -> a new one records the failure.
+// Throws pg::error only when that recording fails too. Invariant: none of our tables is touched before the handlers have ended.
+#pragma once
+
+#include "context.hpp"
+#include "queues.hpp"
+
+namespace underway {
+
+// Each task ends, is pending again, or is no longer ours. begin() says, before each task that is not part of a batch, whether it is
+// still this worker's to begin.
+void execute(queue_info* q, claimed_task* tasks, int n, MemoryContext memory, bool (*begin)(int i));
+
+}  // namespace underway

@@ -1,0 +1,188 @@
+#include "handler.hpp"
+
+#include "pg/compat.hpp"
+
+namespace underway {
+
+namespace {
+
+bool is_transition(Oid type) {
+  const Oid schema = get_namespace_oid("underway", true);
+  return OidIsValid(schema) &&
+         type == GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum("transition"), ObjectIdGetDatum(schema));
+}
+
+}  // namespace
+
+const char* unfit_handler(Form_pg_proc form) {
+  if (form->prokind != PROKIND_FUNCTION && form->prokind != PROKIND_PROCEDURE) {
+    return "it is an aggregate or a window function";
+  }
+  if (form->proretset) {
+    return "it returns a set";
+  }
+  if (form->prorettype == TRIGGEROID || form->prorettype == EVENT_TRIGGEROID) {
+    return "it is a trigger function";
+  }
+  return nullptr;
+}
+
+namespace {
+
+Oid look_up(Oid schema, const char* name, bool takes_input) {
+  const Oid type = JSONBOID;
+  oidvector* signature = buildoidvector(&type, takes_input ? 1 : 0);
+  return GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid, CStringGetDatum(name), PointerGetDatum(signature),
+                         ObjectIdGetDatum(schema));
+}
+
+}  // namespace
+
+Oid find_handler(const char* schema, const char* name, bool takes_input) {
+  const Oid schema_oid = get_namespace_oid(schema, true);
+  if (!OidIsValid(schema_oid)) {
+    return InvalidOid;
+  }
+  const Oid function = look_up(schema_oid, name, takes_input);
+  HeapTuple tuple = OidIsValid(function) ? SearchSysCache1(PROCOID, ObjectIdGetDatum(function)) : nullptr;
+  if (!HeapTupleIsValid(tuple)) {
+    return InvalidOid;
+  }
+  const bool fit = unfit_handler(reinterpret_cast<Form_pg_proc>(GETSTRUCT(tuple))) == nullptr;
+  ReleaseSysCache(tuple);
+  return fit ? function : InvalidOid;
+}
+
+void handler::prepare(Oid function) {
+  if (plan_ != nullptr) {
+    if (function == function_) {
+      return;
+    }
+    DropCachedPlan(plan_);
+    plan_ = nullptr;
+  }
+  HeapTuple tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+  if (!HeapTupleIsValid(tuple)) {
+    ereport(ERROR, (errcode(ERRCODE_UNDEFINED_FUNCTION), errmsg("the handler no longer exists")));
+  }
+  auto form = reinterpret_cast<Form_pg_proc>(GETSTRUCT(tuple));
+  procedure_ = form->prokind == PROKIND_PROCEDURE;
+  const bool takes_input = form->pronargs == 1;
+  const bool as_it_is = form->prorettype == JSONBOID || form->prorettype == VOIDOID || is_transition(form->prorettype);
+  kind_ = procedure_ || form->prorettype == VOIDOID ? kind::nothing
+          : is_transition(form->prorettype)         ? kind::transition
+                                                    : kind::jsonb;
+  StringInfoData sql;
+  initStringInfo(&sql);
+  const char* name = quote_qualified_identifier(get_namespace_name(form->pronamespace), NameStr(form->proname));
+  if (procedure_) {
+    appendStringInfo(&sql, "CALL %s(%s)", name, takes_input ? "$1" : "");
+  } else if (as_it_is) {
+    appendStringInfo(&sql, "SELECT %s(%s)", name, takes_input ? "$1" : "");
+  } else {
+    appendStringInfo(&sql, "SELECT pg_catalog.to_jsonb(%s(%s))", name, takes_input ? "$1" : "");
+  }
+  ReleaseSysCache(tuple);
+
+  // As exec_parse_message (postgres.c) does for a client's named statement.
+  Oid type = JSONBOID;
+  RawStmt* raw = linitial_node(RawStmt, pg_parse_query(sql.data));
+  CachedPlanSource* plan = CreateCachedPlan(raw, sql.data, CreateCommandTag(raw->stmt));
+  PushActiveSnapshot(GetTransactionSnapshot());
+  List* queries = pg_analyze_and_rewrite_fixedparams(raw, sql.data, &type, 1, nullptr);
+  CompleteCachedPlan(plan, queries, nullptr, &type, 1, nullptr, nullptr, CURSOR_OPT_PARALLEL_OK, true);
+  PopActiveSnapshot();
+  SaveCachedPlan(plan);
+  plan_ = plan;
+  function_ = function;
+}
+
+namespace {
+
+// Takes the one column of the one row.
+struct catcher {
+  DestReceiver receiver;
+  bool transition;
+  MemoryContext results;
+  result* to;
+};
+
+Jsonb* copy_jsonb(Datum d, MemoryContext to) {
+  MemoryContext old = MemoryContextSwitchTo(to);
+  Jsonb* copy = DatumGetJsonbPCopy(d);
+  MemoryContextSwitchTo(old);
+  return copy;
+}
+
+void take_transition(HeapTupleHeader tuple, MemoryContext to, result* r) {
+  bool null = false;
+  const Datum what = GetAttributeByName(tuple, "action", &null);
+  if (null) {
+    return;
+  }
+  const char* name = TextDatumGetCString(what);
+  const Datum output = GetAttributeByName(tuple, "output", &null);
+  if (!null) {
+    r->output = copy_jsonb(output, to);
+  }
+  if (strcmp(name, "again") == 0) {
+    r->what = action::again;
+    const Datum delay = GetAttributeByName(tuple, "delay", &null);
+    if (!null) {
+      r->delay = *DatumGetIntervalP(delay);
+    }
+    const Datum input = GetAttributeByName(tuple, "input", &null);
+    if (!null) {
+      r->input = copy_jsonb(input, to);
+    }
+  } else if (strcmp(name, "give_up") == 0) {
+    r->what = action::give_up;
+    const Datum error = GetAttributeByName(tuple, "error", &null);
+    r->error = MemoryContextStrdup(to, null ? "gave up" : TextDatumGetCString(error));
+  } else {
+    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("unknown transition \"%s\"", name),
+                    errhint("Return underway.again(...) or underway.give_up(...).")));
+  }
+}
+
+bool receive(TupleTableSlot* slot, DestReceiver* self) {
+  auto* c = reinterpret_cast<catcher*>(self);
+  bool null = false;
+  const Datum d = slot_getattr(slot, 1, &null);
+  if (!null) {
+    if (c->transition) {
+      take_transition(DatumGetHeapTupleHeader(d), c->results, c->to);
+    } else {
+      c->to->output = copy_jsonb(d, c->results);
+    }
+  }
+  return true;
+}
+void start_up(DestReceiver*, int, TupleDesc) {}
+void shut_down(DestReceiver*) {}
+bool ignore(TupleTableSlot*, DestReceiver*) { return true; }
+
+}  // namespace
+
+result handler::run(Jsonb* input, MemoryContext results) {
+  // As exec_bind_message and exec_execute_message do: a top-level statement, so that a procedure may commit.
+  result r;
+  Portal portal = CreatePortal("", true, true);
+  portal->visible = false;
+  MemoryContext old = MemoryContextSwitchTo(portal->portalContext);
+  ParamListInfo params = makeParamList(1);
+  params->params[0] = {JsonbPGetDatum(input), false, PARAM_FLAG_CONST, JSONBOID};
+  PushActiveSnapshot(GetTransactionSnapshot());
+  CachedPlan* plan = GetCachedPlan(plan_, params, nullptr, nullptr);
+  PortalDefineQuery(portal, nullptr, plan_->query_string, plan_->commandTag, plan->stmt_list, plan);
+  PopActiveSnapshot();
+  PortalStart(portal, params, 0, InvalidSnapshot);
+  MemoryContextSwitchTo(old);
+  catcher c = {{kind_ == kind::nothing ? ignore : receive, start_up, shut_down, shut_down, DestNone},
+               kind_ == kind::transition, results, &r};
+  (void)pg::portal_run(portal, &c.receiver, nullptr);
+  PortalDrop(portal, false);
+  return r;
+}
+
+}  // namespace underway

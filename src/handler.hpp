@@ -1,0 +1,43 @@
+// A handler: the SQL function or procedure that a queue runs for each task. Finding it, and running it.
+// Runs in: backends (resolve, find) and workers (run). Error discipline: server code, called inside pg::call, unless noted.
+// Invariant: stored by schema, name and types, found again by them; run as a top-level statement of the session's user.
+#pragma once
+
+#include "pg/error.hpp"
+
+namespace underway {
+
+// The oid by exact schema, name and argument types, or InvalidOid when there is none, or none that can be a handler.
+Oid find_handler(const char* schema, const char* name, bool takes_input);
+
+// Why a function cannot be a handler, or null.
+const char* unfit_handler(Form_pg_proc form);
+
+enum class action { done, again, give_up };
+
+struct result {
+  action what = action::done;
+  Jsonb* output = nullptr;     // in the context that run was called with
+  Jsonb* input = nullptr;      // again
+  Interval delay = {};         // again
+  const char* error = nullptr; // give_up
+};
+
+// Prepared once for each function; found again when it was changed. May raise.
+class handler {
+ public:
+  Oid function() const noexcept { return function_; }
+  bool is_procedure() const noexcept { return procedure_; }
+  // Looks the function up and analyses the call, as the session's user. Raises what the server raises.
+  void prepare(Oid function);
+  result run(Jsonb* input, MemoryContext results);
+
+ private:
+  enum class kind { nothing, jsonb, transition };
+  Oid function_ = InvalidOid;
+  bool procedure_ = false;
+  kind kind_ = kind::nothing;
+  CachedPlanSource* plan_ = nullptr;
+};
+
+}  // namespace underway

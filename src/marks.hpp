@@ -1,0 +1,74 @@
+// Low-water marks: for each queue and priority, where a claim may start looking, and when it next needs to.
+// Runs in: workers and dequeuing clients raise them after commit; whoever enqueues, locks or changes a pending row lowers them at
+// the end of its transaction; the coordinator's surveys fill them. Error discipline: noexcept, memory only, under a spinlock.
+// Invariant: no pending row that is due, committed and unlocked lies before the mark, except while the transaction that made it so
+// is still between its commit and its callback. The protocol:
+//   - a claimer registers a scan (low = infinity) BEFORE its snapshot, and ends it after its commit: only then is the mark raised,
+//     to no more than the scan's low;
+//   - whoever makes a row pending, or locks a pending row, lowers at commit, abort and abort of a subtransaction: the mark and the
+//     low of every scan under way drop to that row's key. So a row that a scan skipped, because it was not visible yet or locked,
+//     is found by the next one.
+// An entry whose mark is the minimum knows nothing: it is looked at from the head.
+#pragma once
+
+#include "shared.hpp"
+
+namespace underway {
+
+inline constexpr int priorities = 16;
+
+struct row_key {
+  TimestampTz run_at;
+  pg_uuid_t id;
+};
+inline constexpr row_key lowest_key = {DT_NOBEGIN, {{0}}};
+inline constexpr row_key highest_key = {DT_NOEND, {{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}};
+bool before(const row_key& a, const row_key& b) noexcept;
+
+struct lane {           // the pending tasks of one queue with one priority
+  row_key mark;         // start here
+  TimestampTz next_due; // not before then; DT_NOEND: nothing pending
+};
+
+struct active_scan {
+  bool used;
+  int priority;  // -1: a survey of all
+  row_key low;
+};
+
+struct queue_entry {
+  static constexpr int max_scans = 16;  // one more claimer than that just does not raise the mark
+  Oid database;       // set under registry_lock; InvalidOid: free
+  int queue_id;
+  int next;           // in its hash bucket
+  std::atomic<Oid> role;        // whose workers run it; InvalidOid: nobody's (external, paused, blocked, held)
+  std::atomic<bool> quiet;      // the coordinator knows that it has nothing to do for it
+  std::atomic<TimestampTz> earliest;  // the least next_due
+  slock_t mutex;
+  lane lanes[priorities];
+  active_scan scans[max_scans];
+};
+
+queue_entry* find_queue_entry(Oid database, int queue_id, bool make) noexcept;  // null: none, or no room
+void forget_queue_entries(Oid database) noexcept;
+void forget_queue_entry(Oid database, int queue_id) noexcept;
+
+// A scan is a number in queue_entry::scans, or -1 when there was no room.
+int begin_scan(queue_entry* q, int priority, row_key* start) noexcept;
+// last: the key of the last row found. exhausted: no more rows were due at scanned_at; then next_due says when there will be.
+void end_scan(queue_entry* q, int scan, int priority, const row_key* last, bool exhausted, TimestampTz scanned_at,
+              TimestampTz next_due) noexcept;
+// The scan's transaction aborted, or it found out nothing.
+void drop_scan(queue_entry* q, int scan) noexcept;
+// False: a row became pending meanwhile, and the survey is void.
+bool end_survey(queue_entry* q, int scan, const TimestampTz heads[priorities]) noexcept;
+
+void lower(queue_entry* q, int priority, const row_key& key) noexcept;
+// Back to knowing nothing.
+void reset_marks(queue_entry* q) noexcept;
+void reset_all_marks(Oid database) noexcept;  // InvalidOid: of every database
+
+// The most urgent lane that may have something due, or -1.
+int due_priority(queue_entry* q, TimestampTz now, TimestampTz* next_due) noexcept;
+
+}  // namespace underway

@@ -1,0 +1,39 @@
+// The SQL side of wake.hpp and marks.hpp: what internal functions call when they change a task or a queue.
+// Runs in: any backend, as the extension's owner. Error discipline: boundaries.
+#include "entry.hpp"
+#include "wake.hpp"
+
+namespace underway {
+
+UNDERWAY_ENTRY(underway_note) {
+  pg::call([fcinfo] {
+    const row_key key = {PG_GETARG_TIMESTAMPTZ(2), *PG_GETARG_UUID_P(3)};
+    note_pending(PG_GETARG_INT32(0), PG_GETARG_INT32(1), key, PG_GETARG_INT32(4));
+  });
+  PG_RETURN_BOOL(true);
+}
+
+UNDERWAY_ENTRY(underway_note_expiry) {
+  note_expiry(PG_GETARG_TIMESTAMPTZ(0));
+  PG_RETURN_BOOL(true);
+}
+
+UNDERWAY_ENTRY(underway_queue_changed) {
+  note_queue_changed();
+  PG_RETURN_BOOL(true);
+}
+
+UNDERWAY_ENTRY(underway_finished) {
+  pg::call([fcinfo] {
+    Datum* ids = nullptr;
+    int n = 0;
+    deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), UUIDOID, UUID_LEN, false, TYPALIGN_CHAR, &ids, nullptr, &n);
+    for (int i = 0; i < n; i++) {
+      note_finished(DatumGetUUIDP(ids[i]), 1);
+    }
+    pfree(ids);
+  });
+  PG_RETURN_BOOL(true);
+}
+
+}  // namespace underway

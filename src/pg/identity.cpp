@@ -1,0 +1,106 @@
+#include "identity.hpp"
+
+namespace underway::pg {
+
+namespace {
+as_owner* innermost = nullptr;
+Oid cached_owner = InvalidOid;
+bool watching = false;
+
+void forget_owner(Datum, Oid) { cached_owner = InvalidOid; }
+
+Oid catalog_lookup(Oid* owner) {
+  // pg_extension has no syscache before 18: read it as get_extension_oid (extension.c) does.
+  Relation rel = table_open(ExtensionRelationId, AccessShareLock);
+  ScanKeyData key;
+  ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber, F_NAMEEQ, CStringGetDatum("underway"));
+  SysScanDesc scan = systable_beginscan(rel, ExtensionNameIndexId, true, nullptr, 1, &key);
+  Oid oid = InvalidOid;
+  HeapTuple tuple = systable_getnext(scan);
+  if (HeapTupleIsValid(tuple)) {
+    auto form = reinterpret_cast<Form_pg_extension>(GETSTRUCT(tuple));
+    oid = form->oid;
+    *owner = form->extowner;
+  }
+  systable_endscan(scan);
+  table_close(rel, AccessShareLock);
+  return oid;
+}
+}  // namespace
+
+Oid extension_oid() {
+  return call([] {
+    Oid owner = InvalidOid;
+    return catalog_lookup(&owner);
+  });
+}
+
+Oid extension_owner() {
+  if (OidIsValid(cached_owner)) {
+    return cached_owner;
+  }
+  return call([] {
+    if (!watching) {
+      // REASSIGN OWNED changes the owner; its owner's row in pg_namespace changes with it, and that has a syscache.
+      CacheRegisterSyscacheCallback(NAMESPACEOID, [](Datum a, int, uint32) { forget_owner(a, InvalidOid); }, 0);
+      watching = true;
+    }
+    Oid owner = InvalidOid;
+    if (!OidIsValid(catalog_lookup(&owner))) {
+      ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("extension \"underway\" does not exist in this database"),
+                      errhint("CREATE EXTENSION underway;")));
+    }
+    cached_owner = owner;
+    return owner;
+  });
+}
+
+as_owner::as_owner(bool quiet) : outer_(innermost) {
+  const Oid owner = extension_owner();
+  GetUserIdAndSecContext(&user_, &security_);
+  seqscan_ = enable_seqscan;
+  bitmapscan_ = enable_bitmapscan;
+  hashjoin_ = enable_hashjoin;
+  mergejoin_ = enable_mergejoin;
+  plan_cache_mode_ = plan_cache_mode;
+  lock_timeout_ = LockTimeout;
+  search_path_ = call([] { return MemoryContextStrdup(TopTransactionContext, namespace_search_path); });
+  nest_ = NewGUCNestLevel();
+  SetUserIdAndSecContext(owner, security_ | SECURITY_LOCAL_USERID_CHANGE);
+  innermost = this;
+  try {
+    call([] {
+      (void)set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+    });
+  } catch (...) {
+    innermost = outer_;
+    SetUserIdAndSecContext(user_, security_);
+    throw;
+  }
+  // Our statements are always nested loops over indexes: a plan made while a table is small must not turn into scans of it.
+  enable_seqscan = enable_bitmapscan = enable_hashjoin = enable_mergejoin = false;
+  plan_cache_mode = PLAN_CACHE_MODE_FORCE_GENERIC_PLAN;
+  if (quiet) {
+    LockTimeout = 0;
+  }
+}
+
+as_owner::~as_owner() {
+  enable_seqscan = seqscan_;
+  enable_bitmapscan = bitmapscan_;
+  enable_hashjoin = hashjoin_;
+  enable_mergejoin = mergejoin_;
+  plan_cache_mode = plan_cache_mode_;
+  LockTimeout = lock_timeout_;
+  innermost = outer_;
+  AtEOXact_GUC(true, nest_);
+  SetUserIdAndSecContext(user_, security_);
+}
+
+Oid as_owner::caller() noexcept { return innermost != nullptr ? innermost->user_ : GetUserId(); }
+
+const char* as_owner::caller_search_path() noexcept {
+  return innermost != nullptr ? innermost->search_path_ : namespace_search_path;
+}
+
+}  // namespace underway::pg

@@ -1,0 +1,65 @@
+#include "statement.hpp"
+
+namespace underway::pg {
+
+Datum varlena_array(Datum* elements, bool* nulls, int n, Oid type) {
+  int dims = n;
+  int lower = 1;
+  return PointerGetDatum(construct_md_array(elements, nulls, 1, &dims, &lower, type, -1, false, TYPALIGN_INT));
+}
+
+uint64 statement::start(const value* args) {
+  Datum values[max_args];
+  char nulls[max_args];
+  for (int i = 0; i < n_; i++) {
+    values[i] = args[i].datum;
+    nulls[i] = args[i].null ? 'n' : ' ';
+  }
+  SPI_connect();
+  if (plan_ == nullptr) {
+    SPIPlanPtr plan = SPI_prepare(sql_, n_, types_);
+    if (plan == nullptr) {
+      elog(ERROR, "underway: SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
+    }
+    SPI_keepplan(plan);
+    plan_ = plan;
+  }
+  int rc = SPI_execute_plan(plan_, values, nulls, false, 0);
+  if (rc < 0) {
+    elog(ERROR, "underway: SPI_execute_plan failed: %s", SPI_result_code_string(rc));
+  }
+  return SPI_processed;
+}
+
+namespace {
+template <class F>
+auto copied(const value& v, MemoryContext to, F&& copy) -> decltype(copy(v.datum)) {
+  if (v.null) {
+    return nullptr;
+  }
+  MemoryContext old = MemoryContextSwitchTo(to);
+  auto result = copy(v.datum);
+  MemoryContextSwitchTo(old);
+  return result;
+}
+// Outside the class, where `text` is the server's type.
+char* to_c_string(Datum d) { return TextDatumGetCString(d); }
+}  // namespace
+
+char* row::text(int column, MemoryContext to) const {
+  return copied(get(column), to, to_c_string);
+}
+
+Jsonb* row::jsonb(int column, MemoryContext to) const {
+  return copied(get(column), to, [](Datum d) { return DatumGetJsonbPCopy(d); });
+}
+
+Interval* row::interval(int column, MemoryContext to) const {
+  return copied(get(column), to, [](Datum d) {
+    auto copy = static_cast<Interval*>(palloc(sizeof(Interval)));
+    *copy = *DatumGetIntervalP(d);
+    return copy;
+  });
+}
+
+}  // namespace underway::pg

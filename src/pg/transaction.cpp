@@ -1,0 +1,39 @@
+#include "transaction.hpp"
+
+#include "compat.hpp"
+
+namespace underway::pg {
+
+transaction::transaction(kind k) {
+  call([k] {
+    SetCurrentStatementStartTimestamp();
+    StartTransactionCommand();
+    if (k == kind::ours) {
+      // Before the first snapshot, where SET TRANSACTION would set the same variables (variable.c).
+      XactIsoLevel = XACT_READ_COMMITTED;
+      XactReadOnly = false;
+      XactDeferrable = false;
+      no_transaction_timeout();
+    }
+  });
+}
+
+transaction::~transaction() {
+  if (!open_) {
+    return;
+  }
+  try {
+    call([] { AbortCurrentTransaction(); });
+  } catch (error&) {
+    // A process that cannot abort has no state to go on with; its slot tells the coordinator.
+    proc_exit(1);
+  }
+}
+
+void transaction::commit() {
+  call([] { CommitTransactionCommand(); });
+  open_ = false;
+  call([] { pgstat_report_stat(false); });
+}
+
+}  // namespace underway::pg

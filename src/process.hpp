@@ -1,0 +1,23 @@
+// What our processes share: signals, the connection, sleeping, reloading the configuration.
+// Runs in: launcher, coordinators, workers. Error discipline: server code inside pg::call, unless noted.
+// Invariant: every loop of ours passes here, and so CHECK_FOR_INTERRUPTS: one that did not would hang each DROP DATABASE (CXX facts).
+#pragma once
+
+#include "pg/error.hpp"
+
+namespace underway::process {
+
+// Signals, then the connection. role InvalidOid: the bootstrap superuser; database InvalidOid: shared catalogs only. Ends the
+// process (FATAL) when it cannot connect. Called outside pg::call.
+void start(Oid database, Oid role, const char* name);
+
+// Between two pieces of work: interrupts and the configuration.
+void house_keeping();
+
+// Until the latch is set (true) or the time is over. Throws.
+bool sleep(long milliseconds, const char* event);
+
+// In a transaction of its own. Throws.
+bool extension_is_gone();
+
+}  // namespace underway::process

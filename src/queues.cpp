@@ -1,0 +1,137 @@
+#include "queues.hpp"
+
+#include "handler.hpp"
+#include "pg/compat.hpp"
+#include "pg/identity.hpp"
+#include "pg/statement.hpp"
+#include "settings.hpp"
+
+namespace underway {
+
+namespace {
+
+pg::statement select_queues(
+    "SELECT q.id, q.name, q.owner, q.handler_schema, q.handler_name, cardinality(q.handler_args), q.concurrency, q.batch,"
+    " q.durability, q.keep, (q.retry ->> 'max_attempts')::int, q.timeout, q.ttl, q.settings, q.paused_at IS NOT NULL,"
+    " q.dropped_at IS NOT NULL, q.home_system, q.home_database"
+    " FROM underway_internal.queue q"
+    " WHERE (q.dropped_at IS NULL AND (q.owner = $1 OR $1 IS NULL))"
+    "    OR ($1 IS NULL AND q.dropped_at > underway_internal.clock() - interval '1 day') ORDER BY q.id",
+    TEXTOID);
+
+bool may_log_in(Oid role) {
+  HeapTuple tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
+  const bool can = HeapTupleIsValid(tuple) && reinterpret_cast<Form_pg_authid>(GETSTRUCT(tuple))->rolcanlogin;
+  if (HeapTupleIsValid(tuple)) {
+    ReleaseSysCache(tuple);
+  }
+  return can;
+}
+
+obstacle find_obstacle(queue_info* q, const pg::row& r) {
+  if (r.boolean(16)) {
+    return obstacle::dropped;
+  }
+  if (r.int8(17) != static_cast<int64>(GetSystemIdentifier()) || r.int8(18) != static_cast<int64>(MyDatabaseId)) {
+    return obstacle::held;
+  }
+  if (r.boolean(15)) {
+    return obstacle::paused;
+  }
+  if (q->handler_name == nullptr) {
+    return obstacle::external;
+  }
+  if (!OidIsValid(q->owner)) {
+    return obstacle::owner_missing;
+  }
+  if (!pg::nologin_can_work && !may_log_in(q->owner)) {
+    return obstacle::owner_cannot_login;
+  }
+  return check_handler(q);
+}
+
+void read(queue_info* q, const pg::row& r, MemoryContext memory) {
+  q->id = r.int4(1);
+  q->name = r.text(2, memory);
+  q->owner = get_role_oid(r.text(3, memory), true);
+  q->owner_superuser = OidIsValid(q->owner) && superuser_arg(q->owner);
+  q->handler_schema = r.text(4, memory);
+  q->handler_name = r.text(5, memory);
+  q->takes_input = !r.null(6) && r.int4(6) > 0;
+  q->concurrency = r.null(7) ? 0 : r.int4(7);
+  q->batch = r.null(8) ? 1 : r.int4(8);
+  const char* durability = r.text(9, memory);
+  q->async = durability != nullptr && strcmp(durability, "async") == 0;
+  q->keep_succeeded = strcmp(r.text(10, memory), "all") == 0;
+  q->max_attempts = r.null(11) ? settings::default_max_attempts : r.int4(11);
+  q->timeout = r.interval(12, memory);
+  q->ttl = r.interval(13, memory);
+  if (q->ttl == nullptr) {
+    q->ttl = static_cast<Interval*>(MemoryContextAllocZero(memory, sizeof(Interval)));
+    q->ttl->day = settings::default_ttl_days;
+  }
+  q->settings = r.jsonb(14, memory);
+  q->why = find_obstacle(q, r);
+  q->entry = find_queue_entry(MyDatabaseId, q->id, true);
+  q->average_ms = 0;
+}
+
+}  // namespace
+
+obstacle check_handler(queue_info* q) {
+  if (q->owner_superuser && !settings::superuser_queues) {
+    return obstacle::superuser;
+  }
+  q->handler = find_handler(q->handler_schema, q->handler_name, q->takes_input);
+  if (!OidIsValid(q->handler)) {
+    return obstacle::handler_missing;
+  }
+  if (!pg::may_execute(q->handler, q->owner) || !pg::may_use_schema(get_namespace_oid(q->handler_schema, false), q->owner)) {
+    return obstacle::handler_forbidden;
+  }
+  return obstacle::none;
+}
+
+void queue_list::clear() noexcept {
+  if (memory_ != nullptr) {
+    MemoryContextReset(memory_);
+  }
+  queues_ = nullptr;
+  count_ = 0;
+}
+
+void queue_list::load(Oid role) {
+  if (memory_ == nullptr) {
+    memory_ = pg::call([] { return AllocSetContextCreate(TopMemoryContext, "underway queues", ALLOCSET_DEFAULT_SIZES); });
+  }
+  clear();
+  pg::as_owner owner(true);
+  pg::value name;
+  pg::call([&name, role] {
+    if (OidIsValid(role)) {
+      name = pg::of_text(GetUserNameFromId(role, false));
+    }
+  });
+  int room = 0;
+  select_queues.run(&name, [this, &room](const pg::row& r) {
+    if (count_ == room) {
+      const Size size = sizeof(queue_info) * static_cast<Size>(room == 0 ? 16 : room * 2);
+      queues_ = static_cast<queue_info*>(room == 0 ? MemoryContextAllocHuge(memory_, size) : repalloc_huge(queues_, size));
+      room = room == 0 ? 16 : room * 2;
+    }
+    memset(static_cast<void*>(&queues_[count_]), 0, sizeof(queue_info));
+    read(&queues_[count_], r, memory_);
+    count_++;
+  });
+}
+
+queue_info* queue_list::find(int id) noexcept {
+  for (queue_info& q : *this) {
+    if (q.id == id) {
+      return &q;
+    }
+  }
+  return nullptr;
+}
+
+}  // namespace underway

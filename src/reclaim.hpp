@@ -1,0 +1,14 @@
+// Reclaim: attempts whose process is known to be gone, or that a worker holds and cannot begin, go on elsewhere at once.
+// Runs in: coordinators. Error discipline: throws pg::error. Invariant: a slot is free again only after its tasks were reclaimed.
+#pragma once
+
+#include "shared.hpp"
+
+namespace underway::reclaim {
+
+void earlier_boots();
+void dead_workers(database_entry* db);
+// Tasks that a worker holds behind one that takes long.
+void overdue(database_entry* db);
+
+}  // namespace underway::reclaim

@@ -1,0 +1,12 @@
+// The session that a handler finds: as after DISCARD ALL, plus its queue's settings.
+// Runs in: workers. Error discipline: throws pg::error. Invariant: nothing that one task did to the session reaches the next.
+#pragma once
+
+#include "pg/error.hpp"
+
+namespace underway {
+
+// In a transaction of its own, since what an aborted transaction resets is set again by its abort. settings may be null.
+void renew_session(Jsonb* settings);
+
+}  // namespace underway

@@ -1,0 +1,72 @@
+// Shared memory: the cluster's state that only lives as long as the server does.
+// Runs in: laid out by the postmaster, used by every process. Error discipline: accessors are noexcept and touch memory only.
+// Invariant: everything here can be lost. After a start it is empty, `boot` is new, and the tables say what is to be done.
+#pragma once
+
+#include "pg/compat.hpp"
+
+#include <atomic>
+
+namespace underway {
+
+struct queue_entry;  // marks.hpp
+struct worker_slot;  // slots.hpp
+struct awaiter;      // await.hpp
+
+// A database that has the extension, or may have it (the coordinator finds out).
+struct database_entry {
+  std::atomic<Oid> oid;                    // InvalidOid: free
+  std::atomic<int> coordinator_pid;        // 0: none
+  std::atomic<int> coordinator_proc;
+  std::atomic<bool> starting;              // the launcher has asked for a coordinator that has not attached yet
+  std::atomic<bool> wanted;                // the launcher is to start a coordinator
+  std::atomic<bool> recheck;               // the extension was created, altered or dropped
+  std::atomic<bool> restart;               // settings of the database were changed: only a new process has them
+  std::atomic<int> holds;                  // statements under way that need the database without our processes
+  std::atomic<bool> poked;                 // the coordinator was woken and has not looked yet
+  std::atomic<bool> saturated;             // no more workers can be had: nothing to tell the coordinator
+  std::atomic<int> starving;               // 1 + the size of its smallest pool that has work and got no worker; 0: none
+  std::atomic<uint32> generation;          // of the queues' settings
+  std::atomic<bool> blocked;               // some queue waits for its handler or owner
+  std::atomic<TimestampTz> wakes_at;       // when the coordinator, or without one the launcher, looks again by itself
+  std::atomic<TimestampTz> next_expiry;    // of task-level ttls
+  std::atomic<TimestampTz> retry_at;       // back-off of the launcher (real time)
+  std::atomic<int> failures;               // coordinators in a row that failed to start or died
+};
+
+struct shared_state {
+  int64 boot;                  // this start of the server
+  bool unclean;                // the start before it did not end by a shutdown
+  std::atomic<int64> clock_offset;  // microseconds, tests only
+  std::atomic<int> launcher_pid;
+  std::atomic<int> launcher_proc;
+  std::atomic<uint32> pokes;        // counted, for tests
+  std::atomic<uint64> waitpoints;   // tests only: which are armed
+  int databases_size;
+  int slots_size;
+  int queues_size;
+  int awaiters_size;
+  int buckets_size;
+  std::atomic<int> queues_used;
+  std::atomic<int> awaiting;
+  database_entry* databases() noexcept;
+  worker_slot* slots() noexcept;
+  queue_entry* queues() noexcept;
+  awaiter* awaiters() noexcept;
+  int* buckets() noexcept;
+};
+
+extern shared_state* shared;  // null unless the library was preloaded
+extern LWLock* registry_lock; // databases and slots are given out, and queue entries made, under it
+
+inline bool preloaded() noexcept { return shared != nullptr; }
+
+void install_shared_memory_hooks();
+
+// The entry of a database, or null. make: takes a free one (null: all taken).
+database_entry* find_database(Oid oid, bool make) noexcept;
+void forget_database(database_entry* db) noexcept;
+void poke_launcher() noexcept;
+void poke_coordinator(database_entry* db) noexcept;
+
+}  // namespace underway

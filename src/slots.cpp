@@ -1,0 +1,93 @@
+#include "slots.hpp"
+
+namespace underway {
+
+worker_slot* take_slot(Oid database, Oid role) noexcept {
+  LWLockAcquire(registry_lock, LW_EXCLUSIVE);
+  worker_slot* taken = nullptr;
+  for (int n = 0; n < shared->slots_size && taken == nullptr; n++) {
+    worker_slot* slot = slot_at(n);
+    if (slot->state != slot_state::free) {
+      continue;
+    }
+    slot->generation++;
+    slot->database = database;
+    slot->role = role;
+    slot->pid = 0;
+    slot->retire = false;
+    slot->overdue = false;
+    slot->tasks = 0;
+    slot->queue_id = 0;
+    slot->started_at = GetCurrentTimestamp();
+    slot->running = false;
+    slot->prefetched = slot->begun = 0;
+    slot->state = slot_state::starting;
+    taken = slot;
+  }
+  LWLockRelease(registry_lock);
+  return taken;
+}
+
+worker_counts count_workers(Oid database, Oid role) noexcept {
+  worker_counts counts;
+  for (int n = 0; n < shared->slots_size; n++) {
+    worker_slot* slot = slot_at(n);
+    const slot_state state = slot->state;
+    if (state == slot_state::free || state == slot_state::dead) {
+      continue;
+    }
+    counts.all++;
+    if (slot->database == database) {
+      counts.database++;
+      if (slot->role == role) {
+        counts.pool++;
+        counts.starting += state == slot_state::starting;
+        counts.idle += state == slot_state::idle;
+      }
+    }
+  }
+  return counts;
+}
+
+int tasks_held(Oid database, int queue_id) noexcept {
+  int held = 0;
+  for (int n = 0; n < shared->slots_size; n++) {
+    worker_slot* slot = slot_at(n);
+    if (slot->state != slot_state::free && slot->database == database && slot->queue_id == queue_id) {
+      held += slot->tasks;
+    }
+  }
+  return held;
+}
+
+void worker_left(Oid database) noexcept {
+  for (int n = 0; n < shared->databases_size; n++) {
+    database_entry* db = shared->databases() + n;
+    if (db->oid == InvalidOid) {
+      continue;
+    }
+    db->saturated = false;
+    if (db->oid == database || db->starving > 0) {
+      db->poked = false;
+      poke_coordinator(db);
+    }
+  }
+}
+
+int wake_idle(Oid database, Oid role, int wanted) noexcept {
+  int woken = 0;
+  for (int n = 0; n < shared->slots_size && woken < wanted; n++) {
+    worker_slot* slot = slot_at(n);
+    if (slot->database != database || (OidIsValid(role) && slot->role != role)) {
+      continue;
+    }
+    slot_state idle = slot_state::idle;
+    if (slot->state.compare_exchange_strong(idle, slot_state::busy)) {
+      pg::set_latch_of(slot->proc);
+      woken++;
+    }
+  }
+  return woken;
+}
+
+}  // namespace underway

@@ -1,0 +1,71 @@
+// Worker slots: which background workers there are and what each one runs. The server's knowledge of who is alive.
+// Runs in: written by the worker itself and by its database's coordinator; read by everybody.
+// Error discipline: noexcept, memory only. Invariant: (boot, slot, generation) names one process for ever; a task in progress whose
+// triple is not a live slot's was lost.
+#pragma once
+
+#include "shared.hpp"
+
+namespace underway {
+
+enum class slot_state : uint32 {
+  free,
+  starting,  // given out by the coordinator; the process has not attached yet
+  busy,
+  idle,      // asleep, or about to be: whoever has work makes it busy and sets its latch
+  dead       // the process is gone and left tasks: the coordinator reclaims them, then frees the slot
+};
+
+struct worker_slot {
+  static constexpr int max_prefetch = 64;
+  static constexpr int progress_size = 512;
+
+  std::atomic<slot_state> state;
+  std::atomic<Oid> database;
+  std::atomic<Oid> role;
+  std::atomic<int> pid;
+  std::atomic<int> proc;
+  std::atomic<uint32> generation;
+  std::atomic<bool> retire;             // leave at the next end of a task
+  std::atomic<bool> overdue;            // runs long while it holds tasks that it has not begun
+  std::atomic<TimestampTz> started_at;
+  std::atomic<int> queue_id;            // of the tasks that it holds
+  std::atomic<int> tasks;               // how many it holds, claimed and not finished
+
+  slock_t mutex;                        // for what follows
+  bool running;
+  pg_uuid_t task_id;
+  int attempt;
+  TimestampTz task_started_at;
+  int begun;                            // of the prefetched tasks, how many were begun
+  int prefetched;
+  pg_uuid_t ids[max_prefetch];
+  int attempts[max_prefetch];
+  char progress[progress_size];
+};
+
+inline worker_slot* slot_at(int n) noexcept { return shared->slots() + n; }
+inline int number_of(const worker_slot* slot) noexcept { return static_cast<int>(slot - shared->slots()); }
+
+// A free slot for a worker of this database and role, now `starting`, or null. Under registry_lock inside.
+worker_slot* take_slot(Oid database, Oid role) noexcept;
+
+struct worker_counts {
+  int all = 0;       // of every database
+  int database = 0;
+  int pool = 0;      // of the database and role
+  int starting = 0;  // of the pool
+  int idle = 0;      // of the pool
+};
+worker_counts count_workers(Oid database, Oid role) noexcept;
+
+// Tasks of the queue that workers hold.
+int tasks_held(Oid database, int queue_id) noexcept;
+
+// A worker of this database is gone: its coordinator looks after what it left, and whoever starves after the free place.
+void worker_left(Oid database) noexcept;
+
+// Makes up to `wanted` idle workers of the pool (InvalidOid: of any role) busy and wakes them; returns how many.
+int wake_idle(Oid database, Oid role, int wanted) noexcept;
+
+}  // namespace underway

@@ -1,0 +1,20 @@
+// Places where a test can hold one of our processes: it waits there while another session holds an advisory lock.
+// Runs in: every process; costs one read of shared memory when no test has armed it. Error discipline: server code, may raise.
+#pragma once
+
+#include "shared.hpp"
+
+namespace underway {
+
+// The second key of pg_advisory_lock(7867, n); also the bit of underway_internal.arm_waitpoints().
+enum class waitpoint_id : int { scan_registered = 1, claimed = 2, handler_done = 3 };
+
+void reach_waitpoint(waitpoint_id id);
+
+inline void waitpoint(waitpoint_id id) {
+  if ((shared->waitpoints & (uint64{1} << static_cast<int>(id))) != 0) {
+    reach_waitpoint(id);
+  }
+}
+
+}  // namespace underway

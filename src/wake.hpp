@@ -1,0 +1,30 @@
+// What a transaction has done that others must hear of when it ends: rows made pending or locked, queues changed, tasks finished.
+// Runs in: any backend and our own processes. Error discipline: note_* are called inside pg::call and may raise; what runs at the
+// end of the transaction is noexcept and allocates nothing, since an error there would be a PANIC (xact.c).
+// Invariant: after the commit is visible, marks are lowered first, then sleepers are woken.
+#pragma once
+
+#include "marks.hpp"
+
+namespace underway {
+
+void note_pending(int queue_id, int priority, const row_key& key, int tasks);
+void note_expiry(TimestampTz at);
+void note_queue_changed();
+void note_finished(const pg_uuid_t* ids, int n);
+// The extension, or something that queues depend on (functions, roles, grants), was created, altered or dropped.
+void note_extension_changed(Oid database);
+void note_handlers_changed();
+// ALTER DATABASE ... SET: only new processes have it.
+void note_settings_changed(Oid database);
+
+// The claim that this transaction makes, so that its abort lowers the mark to where it started. Null: none.
+void watch_claim(queue_entry* q, int scan, int priority, const row_key& start) noexcept;
+void claim_committed() noexcept;
+
+// COMMIT PREPARED and ROLLBACK PREPARED fire no callback of the transaction that they end: forget all marks and wake everybody.
+void after_prepared_transaction(Oid database) noexcept;
+
+void install_transaction_callbacks();
+
+}  // namespace underway

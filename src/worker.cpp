@@ -1,0 +1,280 @@
+#include "worker.hpp"
+
+#include "clock.hpp"
+#include "dequeue.hpp"
+#include "execute.hpp"
+#include "pg/identity.hpp"
+#include "pg/transaction.hpp"
+#include "process.hpp"
+#include "settings.hpp"
+
+#include <algorithm>
+
+extern "C" PGDLLEXPORT void underway_worker_main(Datum arg);
+
+namespace underway {
+
+namespace {
+
+constexpr int max_batch = 1000;
+constexpr float8 prefetch_ms = 10;     // how much work a worker takes at a time
+constexpr int overdue_ms = 50;         // after this long with one task, the others that it holds are given back
+
+TimeoutId overdue_timer;
+database_entry* database = nullptr;
+queue_list queues;
+uint32 seen_generation = 0;
+bool loaded = false;
+
+void leave_slot(int, Datum) {
+  // The last of the shared-memory exits that matter: our transaction was aborted by the one registered after this one.
+  my_slot->pid = 0;
+  my_slot->state = my_slot->tasks > 0 ? slot_state::dead : slot_state::free;
+  worker_left(my_slot->database);
+}
+
+void tell_overdue() {
+  my_slot->overdue = true;
+  if (database->coordinator_pid != 0) {
+    pg::set_latch_of(database->coordinator_proc);
+  }
+}
+
+bool begin(int i) {
+  SpinLockAcquire(&my_slot->mutex);
+  const bool mine = i < my_slot->prefetched;
+  if (mine) {
+    my_slot->begun = i + 1;
+  }
+  const bool more = i + 1 < my_slot->prefetched;
+  SpinLockRelease(&my_slot->mutex);
+  if (more) {
+    enable_timeout_after(overdue_timer, overdue_ms);
+  } else {
+    disable_timeout(overdue_timer, false);
+  }
+  return mine;
+}
+
+void load_queues() {
+  const uint32 generation = database->generation;
+  if (loaded && generation == seen_generation) {
+    return;
+  }
+  pg::transaction tx(pg::transaction::kind::ours);
+  queues.load(GetSessionUserId());
+  tx.commit();
+  seen_generation = generation;
+  loaded = true;
+}
+
+bool at_limit(const queue_info& q) noexcept {
+  return q.concurrency > 0 && tasks_held(MyDatabaseId, q.id) >= q.concurrency;
+}
+
+// The queue whose most urgent lane comes first: by priority, then by how long something has been due.
+queue_info* choose(int* priority) noexcept {
+  const TimestampTz now = clock_now();
+  queue_info* best = nullptr;
+  TimestampTz best_due = DT_NOEND;
+  *priority = priorities;
+  for (queue_info& q : queues) {
+    if (q.why != obstacle::none || q.entry == nullptr || q.entry->earliest > now || at_limit(q)) {
+      continue;
+    }
+    TimestampTz due = DT_NOEND;
+    const int p = due_priority(q.entry, now, &due);
+    if (p >= 0 && (p < *priority || (p == *priority && due < best_due))) {
+      best = &q;
+      best_due = due;
+      *priority = p;
+    }
+  }
+  return best;
+}
+
+// How many to take: as many as run soon, and none that an idle worker could begin at once.
+int wanted(const queue_info& q) noexcept {
+  if (q.batch > 1) {
+    return q.batch;
+  }
+  if (q.concurrency > 0 || q.average_ms <= 0) {
+    return 1;
+  }
+  const int idle = count_workers(MyDatabaseId, my_slot->role).idle;
+  return std::clamp(static_cast<int>(prefetch_ms / q.average_ms) / (idle + 1), 1, worker_slot::max_prefetch);
+}
+
+// Takes the place of `n` tasks in the slot, which is what a limit on concurrency counts; 0: the limit is reached.
+int reserve(const queue_info& q, int n) noexcept {
+  SpinLockAcquire(&q.entry->mutex);
+  if (q.concurrency > 0) {
+    n = std::min(n, q.concurrency - tasks_held(MyDatabaseId, q.id));
+  }
+  if (n > 0) {
+    my_slot->queue_id = q.id;
+    my_slot->tasks = n;
+  }
+  SpinLockRelease(&q.entry->mutex);
+  return std::max(n, 0);
+}
+
+void hold(const claimed_task* tasks, int n) noexcept {
+  SpinLockAcquire(&my_slot->mutex);
+  my_slot->begun = 0;
+  my_slot->prefetched = n;
+  for (int i = 0; i < std::min(n, worker_slot::max_prefetch); i++) {
+    my_slot->ids[i] = tasks[i].id;
+    my_slot->attempts[i] = tasks[i].attempt;
+  }
+  SpinLockRelease(&my_slot->mutex);
+  my_slot->tasks = n;
+}
+
+// The place that this worker had under the queue's limit is free: one who sleeps can take it.
+void free_place(const queue_info& q) noexcept {
+  disable_timeout(overdue_timer, false);
+  my_slot->overdue = false;
+  my_slot->tasks = 0;
+  if (q.concurrency > 0 && q.entry->earliest <= clock_now()) {
+    (void)wake_idle(MyDatabaseId, my_slot->role, 1);
+  }
+}
+
+// False: nothing to do.
+bool work(MemoryContext memory, claimed_task* tasks) {
+  int priority = 0;
+  queue_info* q = choose(&priority);
+  if (q == nullptr) {
+    return false;
+  }
+  const int n = reserve(*q, wanted(*q));
+  if (n == 0) {
+    return true;
+  }
+  const claim_result claimed = dequeue(q, priority, n, memory, tasks);
+  if (q->why != obstacle::none) {
+    // The coordinator reads the queues again after this, so that a handler that is made meanwhile is not missed.
+    database->blocked = true;
+    database->generation++;
+    poke_coordinator(database);
+  }
+  hold(tasks, claimed.count);
+  if (claimed.full && q->entry->earliest <= clock_now() && !database->saturated &&
+      wake_idle(MyDatabaseId, my_slot->role, 1) == 0) {
+    poke_coordinator(database);
+  }
+  if (claimed.count > 0) {
+    instr_time start;
+    instr_time spent;
+    INSTR_TIME_SET_CURRENT(start);
+    execute(q, tasks, claimed.count, memory, begin);
+    INSTR_TIME_SET_CURRENT(spent);
+    INSTR_TIME_SUBTRACT(spent, start);
+    const float8 each = INSTR_TIME_GET_MILLISEC(spent) / std::max(my_slot->begun, 1);
+    q->average_ms = q->average_ms == 0 ? each : 0.8 * q->average_ms + 0.2 * each;
+  }
+  free_place(*q);
+  return true;
+}
+
+bool should_leave() noexcept {
+  return my_slot->retire || database->holds > 0 ||
+         GetCurrentTimestamp() - my_slot->started_at > static_cast<TimestampTz>(settings::worker_max_age) * USECS_PER_SEC;
+}
+
+// Asleep until there is work, or for long enough to leave. False: leave.
+bool idle() {
+  my_slot->state = slot_state::idle;
+  // After this no enqueue can miss us: it finds us idle, or we find its row's mark.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  int priority = 0;
+  bool stay = true;
+  if (choose(&priority) == nullptr && database->generation == seen_generation && !should_leave()) {
+    pg::call([] { pgstat_report_activity(STATE_IDLE, nullptr); });
+    const bool woken = process::sleep(settings::worker_idle_timeout * 1000L, "UnderwayWorkerIdle");
+    stay = woken || count_workers(MyDatabaseId, InvalidOid).database <= settings::min_workers;
+  }
+  slot_state was = slot_state::idle;
+  if (my_slot->state.compare_exchange_strong(was, slot_state::busy)) {
+    return stay;
+  }
+  return true;  // somebody gave us work while we were about to leave
+}
+
+void run() {
+  MemoryContext memory =
+      pg::call([] { return AllocSetContextCreate(TopMemoryContext, "underway tasks", ALLOCSET_DEFAULT_SIZES); });
+  auto tasks = static_cast<claimed_task*>(
+      pg::call([] { return MemoryContextAlloc(TopMemoryContext, sizeof(claimed_task) * max_batch); }));
+  MemoryContext loop = pg::call([] { return AllocSetContextCreate(TopMemoryContext, "underway worker", ALLOCSET_DEFAULT_SIZES); });
+  overdue_timer = pg::call([] { return RegisterTimeout(USER_TIMEOUT, tell_overdue); });
+  for (;;) {
+    pg::call([&] {
+      MemoryContextSwitchTo(loop);
+      MemoryContextReset(loop);
+      MemoryContextReset(memory);
+      process::house_keeping();
+    });
+    load_queues();
+    if (should_leave() || (!work(memory, tasks) && !idle())) {
+      return;
+    }
+  }
+}
+
+void attach(int n) {
+  before_shmem_exit(leave_slot, 0);
+  my_slot = slot_at(n);
+  uint32 generation = 0;
+  memcpy(&generation, MyBgworkerEntry->bgw_extra, sizeof generation);
+  if (my_slot->generation != generation || my_slot->state != slot_state::starting) {
+    cancel_before_shmem_exit(leave_slot, 0);
+    proc_exit(0);  // the slot was given to somebody else while the postmaster was slow
+  }
+  my_slot->proc = pg::my_proc_number();
+  my_slot->pid = MyProcPid;
+  my_slot->state = slot_state::busy;
+  database = find_database(my_slot->database, false);
+  if (database == nullptr || database->holds > 0) {
+    proc_exit(0);
+  }
+}
+
+}  // namespace
+
+bool start_worker(worker_slot* slot, BackgroundWorkerHandle** handle) {
+  BackgroundWorker worker = {};
+  worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+  worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+  worker.bgw_restart_time = BGW_NEVER_RESTART;
+  strlcpy(worker.bgw_library_name, "underway", BGW_MAXLEN);
+  strlcpy(worker.bgw_function_name, "underway_worker_main", BGW_MAXLEN);
+  snprintf(worker.bgw_name, BGW_MAXLEN, "underway worker %d", number_of(slot));
+  strlcpy(worker.bgw_type, "underway worker", BGW_MAXLEN);
+  worker.bgw_main_arg = Int32GetDatum(number_of(slot));
+  const uint32 generation = slot->generation;
+  memcpy(worker.bgw_extra, &generation, sizeof generation);
+  worker.bgw_notify_pid = MyProcPid;
+  return RegisterDynamicBackgroundWorker(&worker, handle);
+}
+
+}  // namespace underway
+
+void underway_worker_main(Datum arg) {
+  using namespace underway;
+  attach(DatumGetInt32(arg));
+  process::start(my_slot->database, my_slot->role, MyBgworkerEntry->bgw_name);
+  pg::boundary([] {
+    try {
+      run();
+    } catch (pg::error&) {
+      // DROP EXTENSION takes our tables away under us, and that is no error.
+      if (process::extension_is_gone()) {
+        return;
+      }
+      throw;
+    }
+  });
+  proc_exit(0);
+}
