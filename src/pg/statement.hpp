@@ -67,11 +67,19 @@ class statement {
   template <class F>
   uint64 run(const value* args, F&& each) {
     return call([&] {
-      uint64 n = start(args);
+      // SPI asks for one from somebody outside (pquery.c, EnsurePortalSnapshotExists); our processes have no portal.
+      const bool bare = !ActiveSnapshotSet();
+      if (bare) {
+        PushActiveSnapshot(GetTransactionSnapshot());
+      }
+      const uint64 n = start(args);
       for (uint64 i = 0; i < n && SPI_tuptable != nullptr; i++) {
         each(row(SPI_tuptable, i));
       }
       SPI_finish();
+      if (bare) {
+        PopActiveSnapshot();
+      }
       return n;
     });
   }
