@@ -59,8 +59,7 @@ PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 
 # The server's headers are C: as system headers they raise no warnings of their own.
-PG_CPPFLAGS = -isystem $(shell $(PG_CONFIG) --includedir-server)
-PG_CPPFLAGS += -DUNDERWAY_VERSION=\"$(RELEASE)\"
+PG_CPPFLAGS = -isystem $(includedir_server) -DUNDERWAY_VERSION=\"$(RELEASE)\"
 PG_CXXFLAGS = -std=gnu++20 -Wextra $(if $(WERROR),-Werror)
 # PGXS gives the flags of the compiler that built the server, whichever builds the extension.
 PG_CXXFLAGS += $(if $(findstring clang,$(CXX)),-Wno-unknown-warning-option)
