@@ -2,43 +2,28 @@
 -- Invariant: note() is called in the transaction that makes a row pending, so that the low-water mark never passes it.
 
 CREATE FUNCTION underway_internal.check_task_options(
-        queue underway_internal.queue, delay interval, run_at timestamptz, priority int, ttl interval, timeout interval,
-        heartbeat interval, retry jsonb, headers jsonb)
+        delay interval, run_at timestamptz, priority int, ttl interval, timeout interval, heartbeat interval, retry jsonb,
+        headers jsonb)
     RETURNS bool LANGUAGE plpgsql AS $$
 BEGIN
     IF delay IS NOT NULL AND run_at IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'delay and run_at cannot both be given',
             HINT = 'Give delay, counted from now, or run_at, a point in time.';
     END IF;
-    IF delay < interval '0' OR delay > interval '1000 years' THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('delay must be from 0 to 1000 years, not %s', delay),
-            HINT = 'Leave delay out to run at once.';
-    END IF;
     IF run_at IN ('infinity', '-infinity') THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'run_at must be a finite point in time',
             HINT = 'A task that is to wait for a person can be paused: underway.pause(id).';
     END IF;
-    IF priority < 0 OR priority > 15 THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('priority must be from 0 to 15, not %s', priority),
-            HINT = '0 goes first; the default is the queue''s, 8 unless set.';
-    END IF;
-    IF ttl <= interval '0' OR timeout <= interval '0' OR heartbeat <= interval '0' THEN
-        RAISE EXCEPTION USING ERRCODE = '22023',
-            MESSAGE = format('%s must be longer than 0', CASE WHEN ttl <= interval '0' THEN 'ttl' WHEN timeout <= interval '0' THEN 'timeout' ELSE 'heartbeat' END),
-            HINT = 'Leave it out to have the queue''s.';
-    END IF;
-    IF ttl > interval '1000 years' OR timeout > interval '24 days' OR heartbeat > interval '24 days' THEN
-        RAISE EXCEPTION USING ERRCODE = '22023',
-            MESSAGE = format('%s is too long', CASE WHEN ttl > interval '1000 years' THEN 'ttl' WHEN timeout > interval '24 days' THEN 'timeout' ELSE 'heartbeat' END),
-            HINT = 'ttl is at most 1000 years; timeout and heartbeat are at most 24 days.';
-    END IF;
+    PERFORM underway_internal.check_interval(delay, 'delay', '0', '1000 years');
+    PERFORM underway_internal.check_int(priority, 'priority', 0, 15);
+    PERFORM underway_internal.check_interval(ttl, 'ttl', '1 millisecond', '1000 years');
+    PERFORM underway_internal.check_interval(timeout, 'timeout', '1 millisecond', '24 days');
+    PERFORM underway_internal.check_interval(heartbeat, 'heartbeat', '1 millisecond', '24 days');
     IF headers IS NOT NULL AND jsonb_typeof(headers) <> 'object' THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('headers must be a JSON object, not %s', jsonb_typeof(headers)),
             HINT = 'For example headers => ''{"trace": "abc"}''.';
     END IF;
-    IF retry IS NOT NULL THEN
-        PERFORM underway_internal.check_retry(retry, 'retry');
-    END IF;
+    PERFORM underway_internal.check_retry(retry, 'retry');
     RETURN true;
 END $$;
 
@@ -66,7 +51,7 @@ DECLARE
 BEGIN
     q := underway_internal.queue_for(caller, queue, 'enqueue');
     IF num_nonnulls(delay, run_at, priority, ttl, timeout, heartbeat, retry, headers) > 0 THEN
-        PERFORM underway_internal.check_task_options(q, delay, run_at, priority, ttl, timeout, heartbeat, retry, headers);
+        PERFORM underway_internal.check_task_options(delay, run_at, priority, ttl, timeout, heartbeat, retry, headers);
         due := coalesce(run_at, now + delay, now);
         expires := due + ttl;
     END IF;
@@ -140,7 +125,7 @@ BEGIN
                 CASE WHEN cardinality(keys) <> n OR array_ndims(keys) > 1 THEN 'keys' ELSE 'group_keys' END, n),
             HINT = 'An element may be null: that task has no key.';
     END IF;
-    PERFORM underway_internal.check_task_options(q, delay, run_at, priority, ttl, timeout, heartbeat, retry, headers);
+    PERFORM underway_internal.check_task_options(delay, run_at, priority, ttl, timeout, heartbeat, retry, headers);
     SELECT k INTO bad FROM unnest(keys) k WHERE k = '' OR octet_length(k) > 512 LIMIT 1;
     IF FOUND THEN
         PERFORM underway_internal.check_key(bad, 'each of keys');

@@ -1,14 +1,14 @@
 -- Complete: the last statement of the executing transaction, and its fence. The handler's effects, the outputs and the ends
 -- of the tasks commit together or not at all (promise 2).
 
-CREATE FUNCTION underway_internal.complete(queue_id int, ids uuid[], attempts int[], outputs jsonb[], notices text[])
+CREATE FUNCTION underway_internal.complete_tasks(queue_id int, ids uuid[], attempts int[], outputs jsonb[], notices text[])
     RETURNS bigint LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
     now timestamptz := underway_internal.clock();
     ended bigint;
 BEGIN
-    IF (SELECT q.keep = 'all' FROM underway_internal.queue q WHERE q.id = complete.queue_id) THEN
+    IF (SELECT q.keep = 'all' FROM underway_internal.queue q WHERE q.id = complete_tasks.queue_id) THEN
         WITH done AS (
             DELETE FROM underway_internal.task t USING unnest(ids, attempts, outputs, notices) u(id, attempt, output, notices)
             WHERE t.id = u.id AND t.attempt = u.attempt AND t.state = 'in_progress'

@@ -41,7 +41,7 @@ END $$;
 
 -- Ends an attempt that failed: pending again, or failed for good. Returns the task's new state, or 'lost' when this attempt is no
 -- longer the task's. may_retry false: the handler gave up. Runs in a transaction of its own, or (give_up) as the handler's fence.
-CREATE FUNCTION underway_internal.fail(
+CREATE FUNCTION underway_internal.fail_task(
         task_id uuid, attempt int, may_retry bool, reason text, output jsonb, sqlstate text, message text, detail text, hint text,
         context text, notices text)
     RETURNS text LANGUAGE plpgsql AS $$
@@ -86,7 +86,7 @@ BEGIN
 END $$;
 
 -- The transition `again`: effects are kept and the task runs once more later; no attempt is used. False: the fence is gone.
-CREATE FUNCTION underway_internal.again(task_id uuid, attempt int, delay interval, input jsonb, notices text)
+CREATE FUNCTION underway_internal.run_again(task_id uuid, attempt int, delay interval, input jsonb, notices text)
     RETURNS bool LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE

@@ -46,7 +46,6 @@ void take(const pg::row& r, MemoryContext memory, claimed_task* tasks, seen* s) 
 }  // namespace
 
 claim_result dequeue(queue_info* q, int priority, int max_tasks, MemoryContext memory, claimed_task* tasks) {
-  row_key start = {};
   seen s;
   pg::transaction tx(pg::transaction::kind::ours);
   q->why = pg::call([q] { return check_handler(q); });
@@ -54,9 +53,8 @@ claim_result dequeue(queue_info* q, int priority, int max_tasks, MemoryContext m
     tx.commit();
     return {};
   }
-  // Before this transaction's first snapshot; from here on its abort, however it comes, drops the scan (wake.cpp).
-  const int scan = begin_scan(q->entry, priority, &start);
-  watch_claim(q->entry, scan, priority, start);
+  // Before this transaction's first snapshot; from here on its end, however it comes, ends the scan (wake.cpp).
+  watched_claim* c = begin_claim(q->entry, priority);
   pg::call([] { waitpoint(waitpoint_id::scan_registered); });
   const TimestampTz scanned_at = clock_now();
   TimestampTz due = DT_NOEND;
@@ -69,8 +67,8 @@ claim_result dequeue(queue_info* q, int priority, int max_tasks, MemoryContext m
     });
     args[0] = pg::of(q->id);
     args[1] = pg::of(priority);
-    args[2] = pg::of_time(start.run_at);
-    args[3] = pg::of(&start.id);
+    args[2] = pg::of_time(c->start.run_at);
+    args[3] = pg::of(&c->start.id);
     args[4] = pg::of(max_tasks);
     args[5] = pg::of(q->ttl);
     args[6] = pg::of(q->max_attempts);
@@ -89,13 +87,17 @@ claim_result dequeue(queue_info* q, int priority, int max_tasks, MemoryContext m
       next_due.run(where, [&due](const pg::row& r) { due = r.null(1) ? DT_NOEND : r.time(1); });
     }
   }
+  c->found = s.found > 0;
+  c->last = s.last;
+  c->exhausted = s.found < max_tasks;
+  c->scanned_at = scanned_at;
+  c->next_due = due;
+  c->ended = true;
   pg::call([] {
     waitpoint(waitpoint_id::claimed);
     ForceSyncCommit();  // what runs must be known to run, whatever the durability of the work (promise 4)
   });
   tx.commit();
-  claim_committed();
-  end_scan(q->entry, scan, priority, s.found > 0 ? &s.last : nullptr, s.found < max_tasks, scanned_at, due);
   return {s.count, s.found == max_tasks};
 }
 

@@ -35,12 +35,44 @@ struct notes {
 } mine = {};
 bool any = false;
 
-struct {
-  queue_entry* queue;
-  int scan;
-  int priority;
-  row_key start;
-} claim = {};
+constexpr int max_claims = 16;
+watched_claim claims[max_claims];
+int claims_count = 0;
+
+void end_claims() noexcept {
+  for (int n = 0; n < claims_count; n++) {
+    const watched_claim& c = claims[n];
+    if (c.ended) {
+      end_scan(c.queue, c.scan, c.priority, c.found ? &c.last : nullptr, c.exhausted, c.scanned_at, c.next_due);
+    } else {
+      drop_scan(c.queue, c.scan);
+    }
+  }
+  claims_count = 0;
+}
+
+// Those made in this subtransaction or in one below it; all of them at the abort of the whole.
+void undo_claims(SubTransactionId from) noexcept {
+  int kept = 0;
+  for (int n = 0; n < claims_count; n++) {
+    const watched_claim& c = claims[n];
+    if (c.subtransaction < from) {
+      claims[kept++] = c;
+      continue;
+    }
+    drop_scan(c.queue, c.scan);
+    lower(c.queue, c.priority, c.start);
+  }
+  claims_count = kept;
+}
+
+// The rows stay locked until COMMIT PREPARED, which forgets all marks.
+void drop_claims() noexcept {
+  for (int n = 0; n < claims_count; n++) {
+    drop_scan(claims[n].queue, claims[n].scan);
+  }
+  claims_count = 0;
+}
 
 void lower_all() noexcept {
   for (int n = 0; n < mine.pending_count; n++) {
@@ -131,10 +163,21 @@ void forget() noexcept {
 }
 
 void at_end(XactEvent event, void*) {
-  if (event == XACT_EVENT_ABORT && claim.queue != nullptr) {
-    drop_scan(claim.queue, claim.scan);
-    lower(claim.queue, claim.priority, claim.start);
-    claim.queue = nullptr;
+  if (claims_count > 0) {
+    switch (event) {
+      case XACT_EVENT_COMMIT:
+        lower_all();  // what this transaction did itself stands below what it may raise
+        end_claims();
+        break;
+      case XACT_EVENT_ABORT:
+        undo_claims(InvalidSubTransactionId);
+        break;
+      case XACT_EVENT_PREPARE:
+        drop_claims();
+        break;
+      default:
+        break;
+    }
   }
   if (!any) {
     return;
@@ -160,8 +203,12 @@ void at_end(XactEvent event, void*) {
 }
 
 // Rolling back to a savepoint unlocks rows while the transaction goes on; what is noted stays noted, which is never wrong.
-void at_subtransaction_end(SubXactEvent event, SubTransactionId, SubTransactionId, void*) {
-  if (event == SUBXACT_EVENT_ABORT_SUB && any) {
+void at_subtransaction_end(SubXactEvent event, SubTransactionId mine_id, SubTransactionId, void*) {
+  if (event != SUBXACT_EVENT_ABORT_SUB) {
+    return;
+  }
+  undo_claims(mine_id);
+  if (any) {
     lower_all();
   }
 }
@@ -222,11 +269,20 @@ void note_finished(const pg_uuid_t* ids, int n) {
   }
 }
 
-void watch_claim(queue_entry* q, int scan, int priority, const row_key& start) noexcept {
-  claim = {q, scan, priority, start};
+watched_claim* begin_claim(queue_entry* q, int priority) {
+  if (claims_count == max_claims) {
+    return nullptr;
+  }
+  watched_claim* c = &claims[claims_count];
+  *c = {};
+  c->queue = q;
+  c->queue_id = q->queue_id;
+  c->priority = priority;
+  c->subtransaction = GetCurrentSubTransactionId();
+  c->scan = begin_scan(q, priority, &c->start);
+  claims_count++;
+  return c;
 }
-
-void claim_committed() noexcept { claim.queue = nullptr; }
 
 void after_prepared_transaction(Oid database) noexcept {
   reset_all_marks(database);

@@ -18,9 +18,24 @@ void note_handlers_changed();
 // ALTER DATABASE ... SET: only new processes have it.
 void note_settings_changed(Oid database);
 
-// The claim that this transaction makes, so that its abort lowers the mark to where it started. Null: none.
-void watch_claim(queue_entry* q, int scan, int priority, const row_key& start) noexcept;
-void claim_committed() noexcept;
+// A claim that this transaction makes. At its commit the scan ends and may raise the mark; at its abort, or that of the
+// subtransaction that it was made in, the mark drops to where it started.
+struct watched_claim {
+  queue_entry* queue;
+  int queue_id;
+  int scan;
+  int priority;
+  row_key start;
+  SubTransactionId subtransaction;
+  bool ended;  // what follows is known
+  bool found;
+  row_key last;
+  bool exhausted;
+  TimestampTz scanned_at;
+  TimestampTz next_due;
+};
+// Registers the scan; to be called before the claim's snapshot. Null: too many claims in one transaction; then nothing is raised.
+watched_claim* begin_claim(queue_entry* q, int priority);
 
 // COMMIT PREPARED and ROLLBACK PREPARED fire no callback of the transaction that they end: forget all marks and wake everybody.
 void after_prepared_transaction(Oid database) noexcept;
