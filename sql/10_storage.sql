@@ -73,6 +73,8 @@ CREATE TABLE underway_internal.task (
         autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0, toast.autovacuum_vacuum_scale_factor = 0.02);
 CREATE INDEX task_pending ON underway_internal.task (queue_id, priority, run_at, id) WHERE state = 'pending';
 CREATE INDEX task_in_progress ON underway_internal.task (slot) WHERE state = 'in_progress';
+CREATE UNIQUE INDEX task_lease ON underway_internal.task (lease) WHERE lease IS NOT NULL;
+CREATE INDEX task_leased ON underway_internal.task (queue_id) WHERE lease IS NOT NULL;
 CREATE INDEX task_waiting ON underway_internal.task (queue_id) WHERE state = 'waiting';
 CREATE INDEX task_expires ON underway_internal.task (expires_at) WHERE expires_at IS NOT NULL AND attempt = 0;
 
@@ -82,6 +84,29 @@ CREATE TABLE underway_internal.task_key (
     key      text NOT NULL,
     task_id  uuid NOT NULL,
     PRIMARY KEY (queue_id, key)
+);
+
+-- What external workers say of themselves. Finishing never touches it: a heartbeat from another connection must not make the
+-- finishing transaction fail. Rows of leases that have ended stay for an hour, so that a second complete() is told apart.
+CREATE TABLE underway_internal.heartbeat (
+    lease    uuid PRIMARY KEY,
+    task_id  uuid NOT NULL,
+    queue_id int NOT NULL,
+    attempt  int NOT NULL,
+    every    interval NOT NULL,
+    beat_at  timestamptz NOT NULL,
+    stale_at timestamptz NOT NULL,      -- three intervals without a beat; or the end of the attempt's time, if that is earlier
+    ends_at  timestamptz NOT NULL,
+    progress jsonb
+) WITH (fillfactor = 50);
+CREATE INDEX heartbeat_stale ON underway_internal.heartbeat (stale_at);
+CREATE INDEX heartbeat_queue ON underway_internal.heartbeat (queue_id, stale_at);
+
+-- Cancels of tasks in progress. Inserted beside the task, whose row nobody but the finishing worker touches.
+CREATE TABLE underway_internal.cancel_request (
+    task_id      uuid PRIMARY KEY,
+    message      text NOT NULL,
+    requested_at timestamptz NOT NULL
 );
 
 CREATE TABLE underway_internal.archive (
@@ -101,6 +126,7 @@ CREATE TABLE underway_internal.archive (
     finished_at timestamptz NOT NULL,
     enqueued_by text NOT NULL,
     worker      text,
+    lease       uuid,
     input       jsonb NOT NULL,
     output      jsonb,
     headers     jsonb,
@@ -169,4 +195,6 @@ SELECT pg_catalog.pg_extension_config_dump('underway_internal.queue', '');
 SELECT pg_catalog.pg_extension_config_dump('underway_internal.queue_grant', '');
 SELECT pg_catalog.pg_extension_config_dump('underway_internal.task', '');
 SELECT pg_catalog.pg_extension_config_dump('underway_internal.task_key', '');
+SELECT pg_catalog.pg_extension_config_dump('underway_internal.heartbeat', '');
+SELECT pg_catalog.pg_extension_config_dump('underway_internal.cancel_request', '');
 SELECT pg_catalog.pg_extension_config_dump('underway_internal.ring_slot', '');

@@ -9,8 +9,14 @@ CREATE FUNCTION underway_internal.note(queue_id int, priority int, run_at timest
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_note';
 CREATE FUNCTION underway_internal.note_expiry(expires_at timestamptz) RETURNS bool
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_note_expiry';
+CREATE FUNCTION underway_internal.place_free(queue_id int) RETURNS bool
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_place_free';
+CREATE FUNCTION underway_internal.note_stale(stale_at timestamptz) RETURNS bool
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_note_stale';
 CREATE FUNCTION underway_internal.queue_changed(queue_id int) RETURNS bool
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_queue_changed';
+CREATE FUNCTION underway_internal.note_cancelled(id uuid) RETURNS bool
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_note_cancelled';
 CREATE FUNCTION underway_internal.finished(VARIADIC ids uuid[]) RETURNS bool
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_finished';
 CREATE FUNCTION underway_internal.resolve_handler(handler text) RETURNS jsonb
@@ -23,6 +29,20 @@ CREATE FUNCTION underway_internal.caller_search_path() RETURNS text
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_caller_search_path';
 CREATE FUNCTION underway_internal.system_identifier() RETURNS bigint
     LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'underway_system_identifier';
+-- The advisory lock on a task, of a lock class of its own, until the end of the transaction.
+CREATE FUNCTION underway_internal.hold_task(id uuid) RETURNS bool
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_hold_task';
+CREATE FUNCTION underway_internal.try_lock_task(id uuid) RETURNS bool
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_try_lock_task';
+-- One at a time counts the leases of a queue with a limit on concurrency, until the end of the transaction.
+CREATE FUNCTION underway_internal.lock_places(queue_id int) RETURNS bool
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_lock_places';
+-- Was a row with this xmin written by the current transaction?
+CREATE FUNCTION underway_internal.is_ours(xmin xid) RETURNS bool
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_is_ours';
+-- When this start of the server began to accept work.
+CREATE FUNCTION underway_internal.recovered_at() RETURNS timestamptz
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_recovered_at';
 CREATE FUNCTION underway_internal.workers(
         OUT slot int, OUT pid int, OUT database oid, OUT role oid, OUT state text, OUT queue_id int, OUT task_id uuid,
         OUT attempt int, OUT tasks int, OUT started_at timestamptz, OUT task_started_at timestamptz, OUT generation int, OUT progress jsonb)

@@ -5,6 +5,22 @@ BEGIN
     RETURN coalesce((SELECT r.slot FROM underway_internal.ring_slot r WHERE r.ring = ring_current.ring AND r.closed_at IS NULL), first);
 END $$;
 
+-- What a person or a program asked for while the task was in progress; null: nothing.
+CREATE FUNCTION underway_internal.cancel_message(task_id uuid) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN (SELECT c.message FROM underway_internal.cancel_request c WHERE c.task_id = cancel_message.task_id);
+END $$;
+
+-- Ends a task in progress, whose row the caller has locked, as cancelled.
+CREATE FUNCTION underway_internal.end_cancelled(t underway_internal.task, message text, notices text) RETURNS text
+    LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM underway_internal.task x WHERE x.id = t.id;
+    DELETE FROM underway_internal.cancel_request c WHERE c.task_id = t.id;
+    PERFORM underway_internal.archive_task(t, 'cancelled', NULL, 'cancelled', NULL, message, NULL, NULL, NULL, notices);
+    RETURN 'cancelled';
+END $$;
+
 -- t is the value of a row that the caller deletes from task in the same transaction.
 CREATE FUNCTION underway_internal.archive_task(
         t underway_internal.task, state text, output jsonb, reason text, sqlstate text, message text, detail text, hint text,
@@ -22,12 +38,12 @@ BEGIN
     kept := q.keep = 'all' OR q.keep = 'failed' AND state = 'failed';
     IF kept THEN
         INSERT INTO underway_internal.archive (slot, id, queue_id, state, priority, run_at, attempt, failures, crashes, losses, snoozes,
-                enqueued_at, started_at, finished_at, enqueued_by, worker, input, output, headers, key, group_key, timeout,
+                enqueued_at, started_at, finished_at, enqueued_by, worker, lease, input, output, headers, key, group_key, timeout,
                 heartbeat, retry, source, reason, sqlstate, message, detail, hint, context, notices)
             VALUES (CASE WHEN state = 'succeeded' THEN underway_internal.ring_current('succeeded', 0)
                          ELSE underway_internal.ring_current('ended', 8) END,
                 t.id, t.queue_id, state, t.priority, t.run_at, t.attempt, t.failures, t.crashes, t.losses, t.snoozes,
-                t.enqueued_at, t.claimed_at, now, t.enqueued_by, t.worker, t.input, output, t.headers, t.key, t.group_key, t.timeout,
+                t.enqueued_at, t.claimed_at, now, t.enqueued_by, t.worker, t.lease, t.input, output, t.headers, t.key, t.group_key, t.timeout,
                 t.heartbeat, t.retry, t.source, reason, sqlstate, message, detail, hint, context, notices);
     ELSIF t.key IS NOT NULL THEN
         DELETE FROM underway_internal.task_key k WHERE k.queue_id = t.queue_id AND k.key = t.key AND k.task_id = t.id;
@@ -45,6 +61,9 @@ BEGIN
                     t.group_key, t.id);
             PERFORM underway_internal.note(target.id, target.priority, now, letter);
         END IF;
+    END IF;
+    IF t.lease IS NOT NULL THEN
+        PERFORM underway_internal.place_free(t.queue_id);
     END IF;
     PERFORM underway_internal.finished(t.id);
     RETURN kept;

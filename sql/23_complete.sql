@@ -14,10 +14,10 @@ BEGIN
             WHERE t.id = u.id AND t.attempt = u.attempt AND t.state = 'in_progress'
             RETURNING t.*, u.output, u.notices)
         INSERT INTO underway_internal.archive (slot, id, queue_id, state, priority, run_at, attempt, failures, crashes, losses, snoozes,
-                enqueued_at, started_at, finished_at, enqueued_by, worker, input, output, headers, key, group_key, timeout,
+                enqueued_at, started_at, finished_at, enqueued_by, worker, lease, input, output, headers, key, group_key, timeout,
                 heartbeat, retry, source, notices)
             SELECT underway_internal.ring_current('succeeded', 0), d.id, d.queue_id, 'succeeded', d.priority, d.run_at, d.attempt,
-                d.failures, d.crashes, d.losses, d.snoozes, d.enqueued_at, d.claimed_at, now, d.enqueued_by, d.worker, d.input,
+                d.failures, d.crashes, d.losses, d.snoozes, d.enqueued_at, d.claimed_at, now, d.enqueued_by, d.worker, d.lease, d.input,
                 d.output, d.headers, d.key, d.group_key, d.timeout, d.heartbeat, d.retry, d.source, d.notices
             FROM done d;
         GET DIAGNOSTICS ended = ROW_COUNT;

@@ -40,10 +40,10 @@ BEGIN
 END $$;
 
 -- Ends an attempt that failed: pending again, or failed for good. Returns the task's new state, or 'lost' when this attempt is no
--- longer the task's. may_retry false: the handler gave up. Runs in a transaction of its own, or (give_up) as the handler's fence.
+-- longer the task's. may_retry false: the handler gave up. retry_after: instead of what the policy says. Runs in a transaction of its own, or (give_up) as the handler's fence.
 CREATE FUNCTION underway_internal.fail_task(
-        task_id uuid, attempt int, may_retry bool, reason text, output jsonb, sqlstate text, message text, detail text, hint text,
-        context text, notices text)
+        task_id uuid, attempt int, may_retry bool, retry_after interval, reason text, output jsonb, sqlstate text, message text,
+        detail text, hint text, context text, notices text)
     RETURNS text LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
@@ -51,17 +51,24 @@ DECLARE
     q underway_internal.queue;
     delay interval;
     retry_at timestamptz;
+    cancelled text;
 BEGIN
     SELECT x.* INTO t FROM underway_internal.task x WHERE x.id = task_id AND x.attempt = attempt AND x.state = 'in_progress' FOR UPDATE;
     IF NOT FOUND THEN
         RETURN 'lost';
     END IF;
     SELECT x.* INTO q FROM underway_internal.queue x WHERE x.id = t.queue_id;
+    cancelled := underway_internal.cancel_message(task_id);
     t.failures := t.failures + 1;
-    IF q.dropped_at IS NOT NULL THEN
+    IF cancelled IS NOT NULL THEN
+        RETURN underway_internal.end_cancelled(t, cancelled, notices);
+    ELSIF q.dropped_at IS NOT NULL THEN
         reason := 'queue dropped';
     ELSIF may_retry THEN
         delay := underway_internal.retry_delay(coalesce(q.retry, '{}') || coalesce(t.retry, '{}'), t.failures, sqlstate);
+        IF delay IS NOT NULL THEN
+            delay := coalesce(retry_after, delay);
+        END IF;
     END IF;
     IF delay IS NULL THEN
         DELETE FROM underway_internal.task x WHERE x.id = task_id;
@@ -91,10 +98,16 @@ CREATE FUNCTION underway_internal.run_again(task_id uuid, attempt int, delay int
 #variable_conflict use_variable
 DECLARE
     t underway_internal.task;
+    cancelled text;
 BEGIN
     SELECT x.* INTO t FROM underway_internal.task x WHERE x.id = task_id AND x.attempt = attempt AND x.state = 'in_progress' FOR UPDATE;
     IF NOT FOUND THEN
         RETURN false;
+    END IF;
+    cancelled := underway_internal.cancel_message(task_id);
+    IF cancelled IS NOT NULL THEN
+        PERFORM underway_internal.end_cancelled(t, cancelled, notices);
+        RETURN true;
     END IF;
     PERFORM underway_internal.record_attempt(t, 'again', NULL, NULL, NULL, NULL, NULL, notices, underway_internal.clock() + delay);
     t.snoozes := t.snoozes + 1;

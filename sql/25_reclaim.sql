@@ -1,37 +1,52 @@
--- Reclaim: attempts whose background worker is known to be gone end as lost, and their tasks go on at once (promise 6).
--- No failure attempt is used; an unclean stop of the server counts as a crash for what was running.
+-- Reclaim: attempts whose worker is known to be gone end as lost, and their tasks go on at once (promise 6). What becomes of a
+-- task depends on how its worker ended: crashes and losses have counters of their own and use up no attempt (promise 7).
 
-CREATE FUNCTION underway_internal.reclaim(t underway_internal.task, crashed bool, message text) RETURNS text LANGUAGE plpgsql AS $$
+-- how: asked (somebody terminated the worker, or the server was shut down), own (the worker ended by itself while the handler ran),
+-- crashed (the server went down uncleanly), timed_out (the handler went on after its timeout), silent (an external worker).
+CREATE FUNCTION underway_internal.reclaim(t underway_internal.task, how text, message text, max_crashes int)
+    RETURNS text LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
     q underway_internal.queue;
+    cancelled text;
+    due timestamptz;
 BEGIN
-    SELECT x.* INTO t FROM underway_internal.task x WHERE x.id = t.id AND x.attempt = t.attempt AND x.state = 'in_progress' FOR UPDATE;
+    SELECT x.* INTO t FROM underway_internal.task x
+        WHERE x.id = t.id AND x.attempt = t.attempt AND x.state = 'in_progress' FOR UPDATE;
     IF NOT FOUND THEN
         RETURN 'lost';
     END IF;
     SELECT x.* INTO q FROM underway_internal.queue x WHERE x.id = t.queue_id;
-    IF crashed THEN
+    cancelled := underway_internal.cancel_message(t.id);
+    IF cancelled IS NOT NULL THEN
+        RETURN underway_internal.end_cancelled(t, cancelled, NULL);
+    ELSIF how = 'timed_out' THEN
+        RETURN underway_internal.fail_task(t.id, t.attempt, true, NULL, 'error', NULL, '57014', message, NULL, NULL, NULL, NULL);
+    END IF;
+    due := t.run_at;
+    IF how IN ('own', 'crashed') THEN
         t.crashes := t.crashes + 1;
+        IF how = 'own' THEN
+            due := underway_internal.clock() + make_interval(secs => least(power(2, least(t.crashes - 1, 6)), 60));
+        END IF;
     ELSE
         t.losses := t.losses + 1;
     END IF;
-    IF q.dropped_at IS NOT NULL THEN
+    IF q.dropped_at IS NOT NULL OR t.crashes >= max_crashes THEN
         DELETE FROM underway_internal.task x WHERE x.id = t.id;
-        PERFORM underway_internal.archive_task(t, 'failed', NULL, 'queue dropped', NULL, message, NULL, NULL, NULL, NULL);
-        RETURN 'failed';
-    ELSIF t.crashes >= coalesce((coalesce(q.retry, '{}') || coalesce(t.retry, '{}') ->> 'max_crashes')::int, 3) THEN
-        DELETE FROM underway_internal.task x WHERE x.id = t.id;
-        PERFORM underway_internal.archive_task(t, 'failed', NULL, 'crashes', NULL, message, NULL, NULL, NULL, NULL);
+        PERFORM underway_internal.archive_task(t, 'failed', NULL, CASE WHEN q.dropped_at IS NOT NULL THEN 'queue dropped' ELSE 'crashes' END,
+            NULL, message, NULL, NULL, NULL, NULL);
         RETURN 'failed';
     END IF;
-    PERFORM underway_internal.record_attempt(t, 'lost', NULL, message, NULL, NULL, NULL, NULL, t.run_at);
-    PERFORM underway_internal.reopen(t, t.run_at);
+    PERFORM underway_internal.record_attempt(t, 'lost', NULL, message, NULL, NULL, NULL, NULL, due);
+    PERFORM underway_internal.reopen(t, due);
     RETURN 'pending';
 END $$;
 
--- One worker process that is gone.
-CREATE FUNCTION underway_internal.reclaim_worker(boot bigint, slot int, generation int) RETURNS bigint LANGUAGE plpgsql AS $$
+-- One worker process that is gone. culprit: the task whose handler was running, if one was; the others that it held were not begun,
+-- or their batch went with it.
+CREATE FUNCTION underway_internal.reclaim_worker(boot bigint, slot int, generation int, how text, culprit uuid, max_crashes int)
+    RETURNS bigint LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
     t underway_internal.task;
@@ -39,14 +54,17 @@ DECLARE
 BEGIN
     FOR t IN SELECT x.* FROM underway_internal.task x
             WHERE x.state = 'in_progress' AND x.slot = slot AND x.boot = boot AND x.generation = generation LOOP
-        PERFORM underway_internal.reclaim(t, false, format('the worker that ran this attempt (%s) ended', t.worker));
+        PERFORM underway_internal.reclaim(t, CASE WHEN t.id = culprit THEN how ELSE 'asked' END,
+            CASE WHEN t.id <> culprit OR how = 'asked' THEN format('the worker that held this task (%s) was terminated', t.worker)
+                 WHEN how = 'timed_out' THEN 'canceling statement due to statement timeout; the handler went on, and its worker was terminated'
+                 ELSE format('the worker (%s) ended while the handler ran', t.worker) END, max_crashes);
         n := n + 1;
     END LOOP;
     RETURN n;
 END $$;
 
--- Every worker of an earlier start of the server.
-CREATE FUNCTION underway_internal.reclaim_boot(boot bigint, unclean bool) RETURNS bigint LANGUAGE plpgsql AS $$
+-- Every background worker of an earlier start of the server.
+CREATE FUNCTION underway_internal.reclaim_boot(boot bigint, unclean bool, max_crashes int) RETURNS bigint LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
     t underway_internal.task;
@@ -56,9 +74,66 @@ BEGIN
             WHERE x.state = 'in_progress' AND x.slot IS NOT NULL AND x.boot <> boot
               AND q.home_system = underway_internal.system_identifier()
               AND q.home_database = (SELECT d.oid::bigint FROM pg_database d WHERE d.datname = current_database()) LOOP
-        PERFORM underway_internal.reclaim(t, unclean,
-            CASE WHEN unclean THEN 'the server went down uncleanly during this attempt' ELSE 'the server was shut down during this attempt' END);
+        PERFORM underway_internal.reclaim(t, CASE WHEN unclean THEN 'crashed' ELSE 'asked' END,
+            CASE WHEN unclean THEN 'the server went down uncleanly during this attempt' ELSE 'the server was shut down during this attempt' END,
+            max_crashes);
         n := n + 1;
     END LOOP;
     RETURN n;
+END $$;
+
+-- External workers that are stale: nothing heard for three intervals, counted from the last heartbeat or the end of recovery,
+-- whichever is later; or over their time. Taken only with the task's lock, which its executing transaction holds (promise 5): one
+-- that is not free leaves no trace. only_queue null: all. Returns how many were reclaimed and how many are still executing.
+CREATE FUNCTION underway_internal.reclaim_stale(
+        only_queue int, max_tasks int, max_crashes int, OUT reclaimed bigint, OUT executing bigint)
+    LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
+DECLARE
+    h underway_internal.heartbeat;
+    t underway_internal.task;
+    now timestamptz := underway_internal.clock();
+    recovered timestamptz := underway_internal.recovered_at();
+    over_time bool;
+BEGIN
+    reclaimed := 0;
+    executing := 0;
+    FOR h IN SELECT x.* FROM underway_internal.heartbeat x
+            WHERE x.stale_at <= now AND (x.queue_id = only_queue OR only_queue IS NULL)
+            ORDER BY x.stale_at LIMIT max_tasks LOOP
+        SELECT x.* INTO t FROM underway_internal.task x WHERE x.lease = h.lease;
+        IF NOT FOUND THEN
+            -- The lease has ended. Its row goes an hour later, at its second time here.
+            IF h.ends_at = '-infinity' THEN
+                DELETE FROM underway_internal.heartbeat x WHERE x.lease = h.lease;
+            ELSE
+                UPDATE underway_internal.heartbeat x SET stale_at = now + interval '1 hour', ends_at = '-infinity'
+                    WHERE x.lease = h.lease;
+            END IF;
+            CONTINUE;
+        END IF;
+        over_time := h.ends_at <= now;
+        CONTINUE WHEN NOT over_time AND now < recovered + 3 * h.every;
+        IF NOT underway_internal.try_lock_task(h.task_id) THEN
+            executing := executing + 1;
+            CONTINUE;
+        END IF;
+        -- A heartbeat may have come, or be coming: whoever has its row first.
+        SELECT x.* INTO h FROM underway_internal.heartbeat x WHERE x.lease = h.lease FOR UPDATE SKIP LOCKED;
+        CONTINUE WHEN NOT FOUND OR h.stale_at > now;
+        IF over_time THEN
+            PERFORM underway_internal.fail_task(t.id, t.attempt, true, NULL, 'error', NULL, '57014',
+                format('the attempt took longer than its timeout (%s); worker %s', h.ends_at - t.claimed_at, coalesce(t.worker, 'unknown')),
+                NULL, NULL, NULL, NULL);
+        ELSE
+            PERFORM underway_internal.reclaim(t, 'silent',
+                format('no heartbeat from worker %s for %s', coalesce(t.worker, 'unknown'), now - h.beat_at), max_crashes);
+        END IF;
+        reclaimed := reclaimed + 1;
+    END LOOP;
+END $$;
+
+CREATE FUNCTION underway_internal.next_stale() RETURNS timestamptz LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN (SELECT x.stale_at FROM underway_internal.heartbeat x ORDER BY x.stale_at LIMIT 1);
 END $$;

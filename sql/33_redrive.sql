@@ -15,6 +15,8 @@ BEGIN
             RETURN false;
         END IF;
     END IF;
+    -- One that came too late for the attempt that succeeded, or failed, is not meant for the next.
+    DELETE FROM underway_internal.cancel_request c WHERE c.task_id = a.id;
     PERFORM underway_internal.note(a.queue_id, a.priority, due, a.id);
     INSERT INTO underway_internal.task (id, queue_id, priority, state, run_at, enqueued_at, attempt, losses, snoozes, enqueued_by,
             input, headers, key, group_key, timeout, heartbeat, retry, source)

@@ -39,15 +39,17 @@ DECLARE
     t underway_internal.task;
     a underway_internal.archive;
     last underway_internal.attempt;
+    beat underway_internal.heartbeat;
 BEGIN
     -- In this order: a task that moves to the archive between the two is found there.
     SELECT x.* INTO t FROM underway_internal.task x WHERE x.id = status.id;
     IF FOUND THEN
         IF underway_internal.may_see_task(caller, t.queue_id, t.enqueued_by) THEN
             last := underway_internal.latest_attempt(status.id);
+            SELECT x.* INTO beat FROM underway_internal.heartbeat x WHERE x.lease = t.lease;
             RETURN QUERY SELECT 'task', q.name, t.state, t.attempt, t.failures, t.crashes, t.losses, t.enqueued_at,
                     t.run_at, coalesce(t.claimed_at, last.started_at), NULL::timestamptz, coalesce(t.worker, last.worker),
-                    NULL::timestamptz, underway_internal.progress_of(t.id, t.attempt), t.input, NULL::jsonb, CASE WHEN t.paused_by IS NOT NULL THEN 'paused' END,
+                    beat.beat_at, coalesce(beat.progress, underway_internal.progress_of(t.id, t.attempt)), t.input, NULL::jsonb, CASE WHEN t.paused_by IS NOT NULL THEN 'paused' END,
                     last.sqlstate, last.message, last.detail, last.hint, last.context, last.notices
                 FROM underway_internal.queue q WHERE q.id = t.queue_id;
         END IF;

@@ -1,5 +1,5 @@
 -- Control of single tasks: cancel, retry, pause, resume.
--- Invariant: only tasks that are not in progress are locked or changed here. Who finishes a task must never wait for an idle
+-- Invariant: only tasks that are not in progress are locked or changed here; to one in progress a request is laid beside. Who finishes a task must never wait for an idle
 -- transaction of somebody else.
 
 -- The unfinished task of that id, locked unless it is in progress; empty when there is none. The low-water mark protocol:
@@ -56,6 +56,7 @@ CREATE FUNCTION underway_internal.cancel(caller oid, id uuid, reason text, undo 
 DECLARE
     t underway_internal.task;
     a underway_internal.archive;
+    message text;
 BEGIN
     IF octet_length(reason) > 8192 THEN
         RAISE EXCEPTION USING ERRCODE = '22023',
@@ -75,22 +76,43 @@ BEGIN
             PERFORM underway_internal.wrong_state(id, a.state, 'cancelled', 'It has ended already.');
         END IF;
         RETURN a.state;
-    ELSIF t.state = 'in_progress' THEN
-        PERFORM underway_internal.wrong_state(id, t.state, 'cancelled', 'This version cancels tasks that have not begun; '
-            'a running one is cancelled by the next version. underway.pause_queue() keeps it from being tried again.');
+    END IF;
+    message := format('cancelled by %s', pg_get_userbyid(caller)) || coalesce(': ' || nullif(reason, ''), '');
+    IF t.state = 'in_progress' THEN
+        INSERT INTO underway_internal.cancel_request VALUES (id, message, underway_internal.clock()) ON CONFLICT DO NOTHING;
+        PERFORM underway_internal.note_cancelled(id);
+        RETURN t.state;
     END IF;
     DELETE FROM underway_internal.task x WHERE x.id = id;
-    PERFORM underway_internal.archive_task(t, 'cancelled', NULL, 'cancelled', NULL,
-        format('cancelled by %s', pg_get_userbyid(caller)) || coalesce(': ' || nullif(reason, ''), ''), NULL, NULL, NULL, NULL);
+    PERFORM underway_internal.archive_task(t, 'cancelled', NULL, 'cancelled', NULL, message, NULL, NULL, NULL, NULL);
     RETURN 'cancelled';
 END $$;
 
 CREATE FUNCTION underway.cancel(id uuid, reason text DEFAULT NULL, undo bool DEFAULT true) RETURNS text
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_gateway';
 COMMENT ON FUNCTION underway.cancel IS
-'Cancels a task that has not begun, pending or waiting. Who enqueued it may, and who has the right manage on the queue.
+'Cancels a task. Who enqueued it may, and who has the right manage on the queue. One that has not begun ends at once. One in progress is told to stop when this commits: the handler''s statement is interrupted, and after underway.cancel_grace its worker is terminated; an external worker learns it from its next heartbeat. It ends cancelled, unless it succeeds first.
 reason: kept with the task and shown as its error (at most 8192 bytes). undo: for runs of workflows.
-Returns the state: cancelled, also when it was so already. Errors: P0002 no such task, 55000 it is in progress or has ended, 42501 not allowed.';
+Returns the state: cancelled, also when it was so already; in_progress when it was told to stop. Errors: P0002 no such task, 55000 it has ended otherwise, 42501 not allowed.';
+
+-- Requests for tasks that are pending again, or have ended, by now: what was asked for is done, or is pointless. Returns those that
+-- are still in progress in the server.
+CREATE FUNCTION underway_internal.apply_cancels() RETURNS SETOF uuid LANGUAGE plpgsql AS $$
+DECLARE
+    c underway_internal.cancel_request;
+    t underway_internal.task;
+BEGIN
+    FOR c IN SELECT x.* FROM underway_internal.cancel_request x LOOP
+        t := underway_internal.lock_unfinished(c.task_id);
+        IF t.id IS NULL THEN
+            DELETE FROM underway_internal.cancel_request x WHERE x.task_id = c.task_id;
+        ELSIF t.state <> 'in_progress' THEN
+            PERFORM underway_internal.end_cancelled(t, c.message, NULL);
+        ELSIF t.slot IS NOT NULL THEN
+            RETURN NEXT t.id;
+        END IF;
+    END LOOP;
+END $$;
 
 CREATE FUNCTION underway_internal.retry(caller oid, id uuid) RETURNS text LANGUAGE plpgsql AS $$
 #variable_conflict use_variable

@@ -4,7 +4,7 @@
 CREATE FUNCTION underway_internal.state_for(caller oid, id uuid) RETURNS TABLE (state text, ours bool) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 BEGIN
-    RETURN QUERY SELECT t.state, t.xmin::text = pg_current_xact_id_if_assigned()::xid::text AND t.state = 'pending'
+    RETURN QUERY SELECT t.state, underway_internal.is_ours(t.xmin) AND t.state = 'pending'
         FROM underway_internal.task t
         WHERE t.id = state_for.id AND underway_internal.may_see_task(caller, t.queue_id, t.enqueued_by);
     IF NOT FOUND THEN

@@ -48,6 +48,9 @@ GRANT EXECUTE ON FUNCTION
     -- tasks
     underway.enqueue, underway.enqueue_many, underway.status, underway.cancel, underway.retry, underway.pause, underway.resume,
     underway.why, underway.await,
+    -- external workers
+    underway.dequeue, underway.lock_task, underway.heartbeat, underway.heartbeat_many, underway.complete, underway.complete_many,
+    underway.fail, underway.snooze, underway.release,
     -- in a handler
     underway.task_id, underway.attempt, underway.last_attempt, underway.headers, underway.progress, underway.again,
     underway.give_up,
@@ -55,4 +58,4 @@ GRANT EXECUTE ON FUNCTION
     underway.adopt, underway.check_health, underway.version
 TO PUBLIC;
 
-GRANT EXECUTE ON PROCEDURE underway.wait_for TO PUBLIC;
+GRANT EXECUTE ON PROCEDURE underway.wait_for, underway.wait_for_work TO PUBLIC;

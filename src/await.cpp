@@ -4,8 +4,7 @@
 #include "entry.hpp"
 #include "pg/identity.hpp"
 #include "pg/statement.hpp"
-
-#include <algorithm>
+#include "sleep.hpp"
 
 namespace underway {
 
@@ -90,15 +89,6 @@ seen look(Oid caller, const pg_uuid_t* id) {
   return s;
 }
 
-int64 checked_timeout(const Interval* timeout, int64 longest) {
-  const double ms = timeout == nullptr ? -1 : static_cast<double>(timeout->time) / 1000.0 + (timeout->day + timeout->month * 30.0) * 86400000.0;
-  if (ms < 0) {
-    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("timeout must be 0 or more"),
-                    errhint("For example timeout => '10 s'.")));
-  }
-  return static_cast<int64>(std::min(ms, static_cast<double>(longest)));
-}
-
 void check_id(const seen& s, const pg_uuid_t* id) {
   if (!s.found) {
     ereport(ERROR, (errcode(ERRCODE_NO_DATA_FOUND), errmsg("there is no task %s", DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id)))),
@@ -108,18 +98,6 @@ void check_id(const seen& s, const pg_uuid_t* id) {
     ereport(ERROR, (errcode(ERRCODE_NO_ACTIVE_SQL_TRANSACTION), errmsg("the task was enqueued by this transaction, so it cannot run before it commits"),
                     errhint("Commit first, then wait.")));
   }
-}
-
-// True when the latch was set.
-bool sleep_until(TimestampTz end) {
-  const long ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
-  if (ms <= 0) {
-    return false;
-  }
-  (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, ms, PG_WAIT_EXTENSION);
-  ResetLatch(MyLatch);
-  CHECK_FOR_INTERRUPTS();
-  return true;
 }
 
 }  // namespace
@@ -171,7 +149,6 @@ UNDERWAY_ENTRY(underway_await) {
 // A procedure: commits before it sleeps, so that it holds neither xid nor xmin.
 UNDERWAY_ENTRY(underway_wait_for) {
   const Oid caller = GetUserId();
-  const auto context = reinterpret_cast<CallContext*>(fcinfo->context);
   pg_uuid_t id = {};
   const TimestampTz end = pg::call([&] {
     require_preload();
@@ -181,11 +158,7 @@ UNDERWAY_ENTRY(underway_wait_for) {
     }
     id = *PG_GETARG_UUID_P(0);
     const int64 ms = checked_timeout(PG_ARGISNULL(1) ? nullptr : PG_GETARG_INTERVAL_P(1), longest_wait_ms);
-    if (context == nullptr || !IsA(context, CallContext) || context->atomic) {
-      // SPI_commit here would return without having committed.
-      ereport(ERROR, (errcode(ERRCODE_INVALID_TRANSACTION_TERMINATION), errmsg("wait_for cannot run inside a transaction block or a function"),
-                      errhint("CALL it as a statement of its own, or use underway.await(id).")));
-    }
+    require_top_level(fcinfo, "wait_for", ", or use underway.await(id)");
     take_place(id);
     SPI_connect_ext(SPI_OPT_NONATOMIC);
     return GetCurrentTimestamp() + ms * 1000;
@@ -208,13 +181,7 @@ UNDERWAY_ENTRY(underway_wait_for) {
   leave_place();
   return pg::call([&] {
     SPI_finish();
-    TupleDesc descriptor = nullptr;
-    if (get_call_result_type(fcinfo, nullptr, &descriptor) != TYPEFUNC_COMPOSITE) {
-      elog(ERROR, "wait_for must return a record");
-    }
-    Datum values[1] = {CStringGetTextDatum(s.state)};
-    bool nulls[1] = {false};
-    return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(descriptor), values, nulls));
+    return text_row(fcinfo, s.state);
   });
 }
 

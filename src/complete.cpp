@@ -11,7 +11,7 @@ pg::statement complete_tasks("SELECT underway_internal.complete_tasks($1, $2, $3
                              JSONBARRAYOID, TEXTARRAYOID);
 pg::statement again("SELECT underway_internal.run_again($1, $2, $3, $4, $5)", UUIDOID, INT4OID, INTERVALOID, JSONBOID, TEXTOID);
 pg::statement give_up(
-    "SELECT underway_internal.fail_task($1, $2, false, 'gave up', $3, NULL, $4, NULL, NULL, NULL, $5) <> 'lost'", UUIDOID, INT4OID,
+    "SELECT underway_internal.fail_task($1, $2, false, NULL, 'gave up', $3, NULL, $4, NULL, NULL, NULL, $5) <> 'lost'", UUIDOID, INT4OID,
     JSONBOID, TEXTOID, TEXTOID);
 
 void raise_lost() {

@@ -13,6 +13,8 @@ struct claimed_task {
   Jsonb* headers;     // or null
   Interval* timeout;  // or null
   bool last_attempt;
+  int crashes;
+  pg_uuid_t lease;    // of an external worker
 };
 
 // Set for the length of a handler's run, and of the commit that may run its deferred triggers.

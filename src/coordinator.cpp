@@ -54,6 +54,7 @@ void publish() {
     if (!settings::enabled && q.why == obstacle::none) {
       q.why = obstacle::paused;
     }
+    q.entry->full = false;
     const bool runs = q.why == obstacle::none;
     q.entry->quiet = !runs && q.why != obstacle::dropped;
     q.entry->role = runs ? q.owner : InvalidOid;
@@ -124,6 +125,7 @@ TimestampTz round() {
   reclaim::overdue(db);
   upkeep::survey(queues);
   TimestampTz next = upkeep::run(db, queues);
+  next = std::min({next, reclaim::stale_leases(db), reclaim::cancels(db)});
   next = std::min(next, pool::fit(db, queues));
   next = std::min(next, next_safety_check);
   // Published before the last look: who enqueues something earlier than this wakes us.

@@ -18,15 +18,17 @@ pg::statement expire_claimed("SELECT underway_internal.expire_claimed($1, $2)", 
 pg::statement give_back_tasks("SELECT underway_internal.give_back($1, $2)", UUIDARRAYOID, INT4ARRAYOID);
 
 struct seen {
-  int found = 0;
-  int count = 0;
+  int64 found = 0;  // locked
+  int rows = 0;     // claimed
+  int count = 0;    // to be run
   int expired = 0;
   row_key last = {};
   Datum* expired_ids = nullptr;
 };
 
 void take(const pg::row& r, MemoryContext memory, claimed_task* tasks, seen* s) {
-  s->found++;
+  s->rows++;
+  s->found = r.int8(11);
   s->last = {r.time(6), r.uuid(1)};
   if (r.boolean(8)) {
     auto id = static_cast<pg_uuid_t*>(MemoryContextAlloc(memory, sizeof(pg_uuid_t)));
@@ -41,64 +43,87 @@ void take(const pg::row& r, MemoryContext memory, claimed_task* tasks, seen* s) 
   t.headers = r.jsonb(4, memory);
   t.timeout = r.interval(5, memory);
   t.last_attempt = r.boolean(7);
+  t.crashes = r.int4(9);
+  if (!r.null(10)) {
+    t.lease = r.uuid(10);
+  }
 }
 
 }  // namespace
 
-claim_result dequeue(queue_info* q, int priority, int max_tasks, MemoryContext memory, claimed_task* tasks) {
+claim_result claim_tasks(const claim_source& from, int priority, int max_tasks, MemoryContext memory, claimed_task* tasks) {
   seen s;
+  // Before the claim's snapshot; the end of the transaction, however it comes, ends the scan (wake.cpp).
+  watched_claim* c = begin_claim(from.entry, priority);
+  pg::call([] { waitpoint(waitpoint_id::scan_registered); });
+  const row_key start = c != nullptr ? c->start : lowest_key;
+  const TimestampTz scanned_at = clock_now();
+  TimestampTz due = DT_NOEND;
+  const bool leased = from.slot < 0;
+  pg::value args[11];
+  pg::call([&] {
+    s.expired_ids = static_cast<Datum*>(MemoryContextAlloc(memory, sizeof(Datum) * static_cast<Size>(max_tasks)));
+    args[7] = pg::of_text(from.worker);
+  });
+  args[0] = pg::of(from.queue_id);
+  args[1] = pg::of(priority);
+  args[2] = pg::of_time(start.run_at);
+  args[3] = pg::of(&start.id);
+  args[4] = pg::of(max_tasks);
+  args[5] = pg::of(from.ttl);
+  args[6] = pg::of(from.max_attempts);
+  if (!leased) {
+    args[8] = pg::of(shared->boot);
+    args[9] = pg::of(from.slot);
+    args[10] = pg::of(static_cast<int32>(my_slot->generation));
+  }
+  claim.run(args, [&](const pg::row& r) { take(r, memory, tasks, &s); });
+  if (s.expired > 0) {
+    pg::value expired[2];
+    pg::call([&] { expired[0] = pg::of_datum(pg::uuid_array(s.expired_ids, s.expired), false); });
+    expired[1] = pg::of(from.ttl);
+    expire_claimed.run(expired);
+  }
+  const bool exhausted = s.found < max_tasks && s.found == s.rows;
+  if (exhausted) {
+    const pg::value where[3] = {pg::of(from.queue_id), pg::of(priority), pg::of_time(scanned_at)};
+    next_due.run(where, [&due](const pg::row& r) { due = r.null(1) ? DT_NOEND : r.time(1); });
+  }
+  if (s.found > s.rows) {
+    // Locked and left: others may have skipped them.
+    pg::call([&] { note_pending(from.queue_id, priority, s.last, 1); });
+  }
+  if (c != nullptr) {
+    c->found = s.rows > 0;
+    c->last = s.last;
+    c->exhausted = exhausted;
+    c->scanned_at = scanned_at;
+    c->next_due = due;
+    c->ended = !IsolationUsesXactSnapshot();  // an older snapshot than the scan proves nothing
+  }
+  return {s.count, !exhausted};
+}
+
+claim_result dequeue(queue_info* q, int priority, int max_tasks, MemoryContext memory, claimed_task* tasks) {
   pg::transaction tx(pg::transaction::kind::ours);
   q->why = pg::call([q] { return check_handler(q); });
   if (q->why != obstacle::none) {
     tx.commit();
     return {};
   }
-  // Before this transaction's first snapshot; from here on its end, however it comes, ends the scan (wake.cpp).
-  watched_claim* c = begin_claim(q->entry, priority);
-  pg::call([] { waitpoint(waitpoint_id::scan_registered); });
-  const TimestampTz scanned_at = clock_now();
-  TimestampTz due = DT_NOEND;
+  char worker[64];
+  snprintf(worker, sizeof worker, "background worker %d (pid %d)", number_of(my_slot), MyProcPid);
+  claim_result claimed;
   {
     pg::as_owner owner(true);
-    pg::value args[11];
-    pg::call([&] {
-      s.expired_ids = static_cast<Datum*>(MemoryContextAlloc(memory, sizeof(Datum) * static_cast<Size>(max_tasks)));
-      args[7] = pg::of_text(psprintf("background worker %d (pid %d)", number_of(my_slot), MyProcPid));
-    });
-    args[0] = pg::of(q->id);
-    args[1] = pg::of(priority);
-    args[2] = pg::of_time(c->start.run_at);
-    args[3] = pg::of(&c->start.id);
-    args[4] = pg::of(max_tasks);
-    args[5] = pg::of(q->ttl);
-    args[6] = pg::of(q->max_attempts);
-    args[8] = pg::of(shared->boot);
-    args[9] = pg::of(number_of(my_slot));
-    args[10] = pg::of(static_cast<int32>(my_slot->generation));
-    claim.run(args, [&](const pg::row& r) { take(r, memory, tasks, &s); });
-    if (s.expired > 0) {
-      pg::value expired[2];
-      pg::call([&] { expired[0] = pg::of_datum(pg::uuid_array(s.expired_ids, s.expired), false); });
-      expired[1] = pg::of(q->ttl);
-      expire_claimed.run(expired);
-    }
-    if (s.found < max_tasks) {
-      const pg::value where[3] = {pg::of(q->id), pg::of(priority), pg::of_time(scanned_at)};
-      next_due.run(where, [&due](const pg::row& r) { due = r.null(1) ? DT_NOEND : r.time(1); });
-    }
+    claimed = claim_tasks({q->entry, q->id, q->ttl, q->max_attempts, worker, number_of(my_slot)}, priority, max_tasks, memory, tasks);
   }
-  c->found = s.found > 0;
-  c->last = s.last;
-  c->exhausted = s.found < max_tasks;
-  c->scanned_at = scanned_at;
-  c->next_due = due;
-  c->ended = true;
   pg::call([] {
     waitpoint(waitpoint_id::claimed);
     ForceSyncCommit();  // what runs must be known to run, whatever the durability of the work (promise 4)
   });
   tx.commit();
-  return {s.count, s.found == max_tasks};
+  return claimed;
 }
 
 void give_back(const claimed_task* tasks, int n) {

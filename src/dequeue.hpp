@@ -9,10 +9,22 @@ namespace underway {
 
 struct claim_result {
   int count = 0;        // tasks to run, in `tasks`
-  bool full = false;    // as many as asked for: there may be more
+  bool full = false;    // there may be more
 };
 
-// Tasks and what they point at are allocated in `memory`. With a handler that is gone or forbidden nothing is taken: see q->why.
+struct claim_source {
+  queue_entry* entry;
+  int queue_id;
+  const Interval* ttl;
+  int max_attempts;
+  const char* worker;  // a name for people
+  int slot;            // -1: an external worker; its tasks get leases
+};
+
+// The claim itself, inside somebody's transaction and as the extension's owner; allocates in `memory`.
+claim_result claim_tasks(const claim_source& from, int priority, int max_tasks, MemoryContext memory, claimed_task* tasks);
+
+// A worker's. Tasks and what they point at are allocated in `memory`. With a handler that is gone or forbidden nothing is taken: see q->why.
 claim_result dequeue(queue_info* q, int priority, int max_tasks, MemoryContext memory, claimed_task* tasks);
 
 // Hands back tasks that were claimed by this process and not begun.

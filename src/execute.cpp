@@ -5,12 +5,17 @@
 #include "dequeue.hpp"
 #include "notices.hpp"
 #include "pg/transaction.hpp"
+#include "process.hpp"
 #include "retry.hpp"
 #include "session.hpp"
 #include "settings.hpp"
 #include "task_lock.hpp"
 #include "waitpoint.hpp"
 
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <map>
 #include <optional>
 
@@ -51,17 +56,28 @@ void show(const queue_info* q, const claimed_task& task) {
   pfree(id);
 }
 
-void show_nothing() noexcept {
+TimeoutId grace_timer;
+
+// In a signal handler. The handler has caught its timeout and goes on.
+void end_of_grace() {
+  my_slot->died = death::timed_out;
+  die(SIGTERM);
+}
+
+// The handler has ended, well or by an error. A cancel is sent under the slot's lock while its task is running there; the system call
+// makes one that was sent by then arrive, and what arrived is forgotten: it hits neither our bookkeeping nor the next task.
+// True: the task was cancelled while it ran.
+bool end_of_user_code() noexcept {
   SpinLockAcquire(&my_slot->mutex);
   my_slot->running = false;
   SpinLockRelease(&my_slot->mutex);
-}
-
-// After the handler's timer is off, a cancel that comes late must not hit our bookkeeping.
-void end_of_user_code() noexcept {
+  (void)getppid();
   disable_timeout(STATEMENT_TIMEOUT, false);
+  disable_timeout(grace_timer, false);
+  process::hold_cancels();
   QueryCancelPending = false;
   current_task = nullptr;
+  return my_slot->cancelled_at.exchange(0) != 0;
 }
 
 class attempt {
@@ -80,6 +96,9 @@ class attempt {
       }
       for (int i = 0; i < n; i++) {
         lock_task(tasks[i].id);
+        if (tasks[i].crashes > 0) {
+          lock_suspect(tasks[i].crashes >= settings::max_crashes - 1);
+        }
       }
     });
     for (int i = 0; i < n; i++) {
@@ -101,14 +120,17 @@ class attempt {
  private:
   void run_one(handler* h, const claimed_task& task, finished_task* to) {
     pg::call([&] {
-      show(q_, task);
       h->prepare(q_->handler);
       current_task = &task;
       begun = true;
       start_notices();
-      enable_timeout_after(STATEMENT_TIMEOUT, timeout_of(q_, task));
+      const int timeout = timeout_of(q_, task);
+      show(q_, task);
+      process::allow_cancels();
+      enable_timeout_after(STATEMENT_TIMEOUT, timeout);
+      enable_timeout_after(grace_timer, std::min(timeout, INT_MAX - settings::cancel_grace) + settings::cancel_grace);
       to->outcome = h->run(task.input, memory_);
-      end_of_user_code();
+      (void)end_of_user_code();  // cancelled too late: it has run
       const char* notices = stop_notices();
       to->notices = notices == nullptr ? nullptr : MemoryContextStrdup(memory_, notices);
     });
@@ -158,9 +180,9 @@ void run_together(queue_info* q, claimed_task* tasks, int n, MemoryContext memor
     } catch (pg::error& e) {
       failure.emplace(std::move(e));
     }
-    end_of_user_code();
+    const bool cancelled = end_of_user_code();
     const char* notices = stop_notices();
-    if (is_transient(failure->sqlstate()) && tries < transient_retries) {
+    if (!cancelled && is_transient(failure->sqlstate()) && tries < transient_retries) {
       continue;
     }
     culprit = a.culprit;
@@ -172,12 +194,20 @@ void run_together(queue_info* q, claimed_task* tasks, int n, MemoryContext memor
       record_failure(tasks[0], *failure, notices);
       return;
     }
+    if (cancelled && culprit >= 0) {
+      record_failure(tasks[culprit], *failure, notices);
+      tasks[culprit] = tasks[--n];
+      tries = -1;
+      continue;
+    }
     break;
   }
   run_apart(q, tasks, n, culprit, memory);
 }
 
 }  // namespace
+
+void prepare_to_execute() { grace_timer = RegisterTimeout(USER_TIMEOUT, end_of_grace); }
 
 void execute(queue_info* q, claimed_task* tasks, int n, MemoryContext memory, bool (*begin)(int i)) {
   if (q->batch > 1) {
@@ -189,7 +219,6 @@ void execute(queue_info* q, claimed_task* tasks, int n, MemoryContext memory, bo
       my_slot->tasks--;
     }
   }
-  show_nothing();
 }
 
 }  // namespace underway

@@ -10,6 +10,9 @@ namespace underway {
 
 // Each task ends, is pending again, or is no longer ours. begin() says, before each task that is not part of a batch, whether it is
 // still this worker's to begin.
+// Registers the timer that ends a handler which goes on after its timeout.
+void prepare_to_execute();
+
 void execute(queue_info* q, claimed_task* tasks, int n, MemoryContext memory, bool (*begin)(int i));
 
 }  // namespace underway

@@ -161,6 +161,8 @@ void underway_launcher_main(Datum) {
   process::start(InvalidOid, InvalidOid, MyBgworkerEntry->bgw_name);
   shared->launcher_proc = pg::my_proc_number();
   shared->launcher_pid = MyProcPid;
+  TimestampTz never = 0;
+  shared->recovered_at.compare_exchange_strong(never, GetCurrentTimestamp());
   for (int n = 0; n < shared->databases_size; n++) {
     shared->databases()[n].starting = false;  // asked for by a launcher that is gone
   }

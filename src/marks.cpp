@@ -48,6 +48,7 @@ void unlink(queue_entry* q) noexcept {
   q->database = InvalidOid;
   q->role = InvalidOid;
   q->quiet = false;
+  q->full = false;
   know_nothing(q);
   SpinLockRelease(&q->mutex);
   shared->queues_used--;
@@ -74,6 +75,7 @@ queue_entry* take_entry(Oid database, int queue_id) noexcept {
     q->queue_id = queue_id;
     q->role = InvalidOid;
     q->quiet = false;
+    q->full = false;
     for (active_scan& s : q->scans) {
       s.used = false;
     }
@@ -224,6 +226,19 @@ void reset_all_marks(Oid database) noexcept {
       reset_marks(q);
     }
   }
+}
+
+void lower_to_now(queue_entry* q) noexcept {
+  for (int p = 0; p < priorities; p++) {
+    lower(q, p, lowest_key);
+  }
+}
+
+bool lane_is_due(queue_entry* q, int priority, TimestampTz now, TimestampTz* next_due) noexcept {
+  SpinLockAcquire(&q->mutex);
+  *next_due = q->lanes[priority].next_due;
+  SpinLockRelease(&q->mutex);
+  return *next_due <= now;
 }
 
 int due_priority(queue_entry* q, TimestampTz now, TimestampTz* next_due) noexcept {

@@ -43,6 +43,7 @@ struct queue_entry {
   int next;           // in its hash bucket
   std::atomic<Oid> role;        // whose workers run it; InvalidOid: nobody's (external, paused, blocked, held)
   std::atomic<bool> quiet;      // the coordinator knows that it has nothing to do for it
+  std::atomic<bool> full;       // external: its limit is reached, or it is paused; set before the look that finds it so
   std::atomic<TimestampTz> earliest;  // the least next_due
   slock_t mutex;
   lane lanes[priorities];
@@ -68,6 +69,10 @@ void lower(queue_entry* q, int priority, const row_key& key) noexcept;
 void reset_marks(queue_entry* q) noexcept;
 void reset_all_marks(Oid database) noexcept;  // InvalidOid: of every database
 
+// What this transaction itself made pending is found by its own next claim.
+void lower_to_now(queue_entry* q) noexcept;
+
+bool lane_is_due(queue_entry* q, int priority, TimestampTz now, TimestampTz* next_due) noexcept;
 // The most urgent lane that may have something due, or -1.
 int due_priority(queue_entry* q, TimestampTz now, TimestampTz* next_due) noexcept;
 

@@ -4,10 +4,38 @@
 #include "pg/identity.hpp"
 #include "pg/transaction.hpp"
 
+#include <signal.h>
+#include <unistd.h>
+
 namespace underway::process {
 
+namespace {
+volatile sig_atomic_t sender = 0;
+
+void on_sigterm(int signal, siginfo_t* info, void*) {
+  sender = info->si_pid;
+  die(signal);
+}
+}  // namespace
+
+int terminated_by() noexcept { return sender; }
+
+void hold_cancels() noexcept {
+  QueryCancelHoldoffCount = 1;  // an error sets it to 0 (elog.c)
+}
+
+void allow_cancels() noexcept {
+  QueryCancelPending = false;
+  QueryCancelHoldoffCount = 0;
+}
+
 void start(Oid database, Oid role, const char* name) {
-  pqsignal(SIGTERM, die);
+  // With the sender: whoever terminates a worker is told apart from a handler that terminates itself.
+  struct sigaction action = {};
+  action.sa_sigaction = on_sigterm;
+  action.sa_flags = SA_SIGINFO | SA_RESTART;
+  sigemptyset(&action.sa_mask);
+  (void)sigaction(SIGTERM, &action, nullptr);
   pqsignal(SIGHUP, SignalHandlerForConfigReload);
   BackgroundWorkerUnblockSignals();
   if (OidIsValid(database)) {
@@ -16,6 +44,7 @@ void start(Oid database, Oid role, const char* name) {
     BackgroundWorkerInitializeConnection(nullptr, nullptr, 0);
   }
   // As a source that RESET ALL leaves alone.
+  hold_cancels();
   SetConfigOption("application_name", name, PGC_USERSET, PGC_S_OVERRIDE);
   pgstat_report_appname(name);
 }

@@ -11,6 +11,13 @@ namespace underway::process {
 // process (FATAL) when it cannot connect. Called outside pg::call.
 void start(Oid database, Oid role, const char* name);
 
+// Who sent SIGTERM; 0: nobody.
+int terminated_by() noexcept;
+
+// No cancel reaches our own statements: they are held off but while user code runs. Memory only.
+void hold_cancels() noexcept;
+void allow_cancels() noexcept;
+
 // Between two pieces of work: interrupts and the configuration.
 void house_keeping();
 

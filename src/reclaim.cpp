@@ -1,16 +1,42 @@
 #include "reclaim.hpp"
 
+#include "clock.hpp"
 #include "dequeue.hpp"
 #include "pg/identity.hpp"
 #include "pg/statement.hpp"
 #include "pg/transaction.hpp"
+#include "settings.hpp"
 #include "slots.hpp"
+
+#include <signal.h>
+
+#include <algorithm>
 
 namespace underway::reclaim {
 
 namespace {
-pg::statement reclaim_boot("SELECT underway_internal.reclaim_boot($1, $2)", INT8OID, BOOLOID);
-pg::statement reclaim_worker("SELECT underway_internal.reclaim_worker($1, $2, $3)", INT8OID, INT4OID, INT4OID);
+constexpr int most_at_once = 1000;
+constexpr TimestampTz look_again = 100 * 1000;      // at what was cancelled and has not ended
+constexpr TimestampTz try_again = 5 * USECS_PER_SEC;  // at what is stale and still executing
+
+pg::statement reclaim_boot("SELECT underway_internal.reclaim_boot($1, $2, $3)", INT8OID, BOOLOID, INT4OID);
+pg::statement reclaim_worker("SELECT underway_internal.reclaim_worker($1, $2, $3, $4, $5, $6)", INT8OID, INT4OID, INT4OID, TEXTOID,
+                             UUIDOID, INT4OID);
+pg::statement reclaim_stale("SELECT * FROM underway_internal.reclaim_stale(NULL, $1, $2)", INT4OID, INT4OID);
+pg::statement next_stale("SELECT underway_internal.next_stale()");
+pg::statement apply_cancels("SELECT * FROM underway_internal.apply_cancels()");
+
+TimestampTz stale_at = DT_NOBEGIN;  // of the test clock
+int64 seen_offset = 0;
+
+const char* name_of(death how) noexcept {
+  switch (how) {
+    case death::asked: return "asked";
+    case death::own: return "own";
+    case death::timed_out: return "timed_out";
+  }
+  return "asked";
+}
 
 void run(pg::statement* statement, const pg::value* args) {
   pg::transaction tx(pg::transaction::kind::ours);
@@ -23,7 +49,7 @@ void run(pg::statement* statement, const pg::value* args) {
 }  // namespace
 
 void earlier_boots() {
-  const pg::value args[2] = {pg::of(shared->boot), pg::of(shared->unclean)};
+  const pg::value args[3] = {pg::of(shared->boot), pg::of(shared->unclean), pg::of(settings::max_crashes)};
   run(&reclaim_boot, args);
 }
 
@@ -31,7 +57,11 @@ void dead_workers(database_entry* db) {
   for (int n = 0; n < shared->slots_size; n++) {
     worker_slot* slot = slot_at(n);
     if (slot->state == slot_state::dead && slot->database == db->oid) {
-      const pg::value args[3] = {pg::of(shared->boot), pg::of(n), pg::of(static_cast<int32>(slot->generation))};
+      pg::value args[6] = {pg::of(shared->boot), pg::of(n), pg::of(static_cast<int32>(slot->generation))};
+      pg::call([&args, slot] { args[3] = pg::of_text(name_of(slot->died)); });
+      const pg_uuid_t culprit = slot->task_id;  // the process is gone: nobody changes it
+      args[4] = pg::of(slot->running ? &culprit : nullptr);
+      args[5] = pg::of(settings::max_crashes);
       run(&reclaim_worker, args);
       slot->tasks = 0;
       slot->state = slot_state::free;
@@ -58,6 +88,69 @@ void overdue(database_entry* db) {
     slot->tasks -= count;
     give_back(back, count);
   }
+}
+
+TimestampTz stale_leases(database_entry* db) {
+  if (seen_offset != shared->clock_offset) {
+    seen_offset = shared->clock_offset;
+    stale_at = DT_NOBEGIN;
+  }
+  const TimestampTz now = clock_now();
+  if (stale_at <= now || db->next_stale <= now) {
+    db->next_stale = DT_NOEND;
+    int64 reclaimed = 0;
+    int64 executing = 0;
+    pg::transaction tx(pg::transaction::kind::ours);
+    {
+      pg::as_owner owner(true);
+      const pg::value args[2] = {pg::of(most_at_once), pg::of(settings::max_crashes)};
+      reclaim_stale.run(args, [&](const pg::row& r) {
+        reclaimed = r.int8(1);
+        executing = r.int8(2);
+      });
+      next_stale.run(nullptr, [](const pg::row& r) { stale_at = r.null(1) ? DT_NOEND : r.time(1); });
+    }
+    tx.commit();
+    if (stale_at <= now) {
+      stale_at = reclaimed + executing >= most_at_once && reclaimed > 0 ? now : now + try_again;
+    }
+  }
+  const TimestampTz next = std::min<TimestampTz>(stale_at, db->next_stale);
+  return next == DT_NOEND ? next : next - shared->clock_offset;
+}
+
+TimestampTz cancels(database_entry* db) {
+  if (!db->cancels.exchange(false)) {
+    return DT_NOEND;
+  }
+  pg_uuid_t running[64];
+  int count = 0;
+  pg::transaction tx(pg::transaction::kind::ours);
+  {
+    pg::as_owner owner(true);
+    apply_cancels.run(nullptr, [&](const pg::row& r) {
+      if (count < static_cast<int>(lengthof(running))) {
+        running[count++] = r.uuid(1);
+      }
+    });
+  }
+  tx.commit();
+  for (int n = 0; n < count; n++) {
+    interrupt_task(db->oid, running[n]);
+  }
+  const TimestampTz too_long = GetCurrentTimestamp() - static_cast<TimestampTz>(settings::cancel_grace) * 1000;
+  for (int n = 0; n < shared->slots_size; n++) {
+    worker_slot* slot = slot_at(n);
+    const TimestampTz cancelled_at = slot->cancelled_at;
+    if (slot->database == db->oid && cancelled_at != 0 && cancelled_at < too_long && slot->pid != 0) {
+      (void)kill(slot->pid, SIGTERM);
+    }
+  }
+  if (count == 0) {
+    return DT_NOEND;
+  }
+  db->cancels = true;
+  return GetCurrentTimestamp() + look_again;
 }
 
 }  // namespace underway::reclaim

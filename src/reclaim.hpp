@@ -11,4 +11,9 @@ void dead_workers(database_entry* db);
 // Tasks that a worker holds behind one that takes long.
 void overdue(database_entry* db);
 
+// External workers that are stale. Returns when to look again (real time).
+TimestampTz stale_leases(database_entry* db);
+// What was cancelled while in progress: interrupted, then, after the grace, its worker is terminated. Returns when to look again.
+TimestampTz cancels(database_entry* db);
+
 }  // namespace underway::reclaim

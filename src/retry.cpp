@@ -8,7 +8,7 @@ namespace underway {
 
 namespace {
 
-pg::statement fail("SELECT underway_internal.fail_task($1, $2, true, 'error', NULL, $3, $4, $5, $6, $7, $8)", UUIDOID, INT4OID, TEXTOID,
+pg::statement fail("SELECT underway_internal.fail_task($1, $2, true, NULL, 'error', NULL, $3, $4, $5, $6, $7, $8)", UUIDOID, INT4OID, TEXTOID,
                    TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID);
 
 constexpr int longest_text = 16 * 1024;

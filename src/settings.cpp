@@ -13,6 +13,8 @@ int default_timeout = 15 * 60 * 1000;
 int safety_check_interval = 300;
 int keep_succeeded = 14 * 24 * 60;
 int keep_failed = 14 * 24 * 60;
+int max_crashes = 3;
+int cancel_grace = 5000;
 int max_queues = 4096;
 int max_databases = 64;
 
@@ -48,6 +50,12 @@ void define() {
   DefineCustomIntVariable("underway.keep_failed", "Sets how long failed and cancelled tasks are kept.",
                           "They go by whole tables: up to a seventh later.", &keep_failed, 14 * 24 * 60, 1, 36500 * 24 * 60,
                           PGC_SIGHUP, GUC_UNIT_MIN, nullptr, nullptr, nullptr);
+  DefineCustomIntVariable("underway.max_crashes", "Sets at how many crashes a task is given up.",
+                          "Crashes of the server or of the worker while the task was running. Failures are counted apart.",
+                          &max_crashes, 3, 1, 1000000, PGC_SIGHUP, 0, nullptr, nullptr, nullptr);
+  DefineCustomIntVariable("underway.cancel_grace", "Sets how long a handler may go on after it was cancelled or timed out.",
+                          "After that its worker is terminated.", &cancel_grace, 5000, 0, 3600 * 1000, PGC_SIGHUP, GUC_UNIT_MS,
+                          nullptr, nullptr, nullptr);
   DefineCustomIntVariable("underway.max_queues", "Sets how many queues of all databases together have a place in shared memory.",
                           "Queues beyond that are not worked.", &max_queues, 4096, 16, 100000, PGC_POSTMASTER, 0, nullptr,
                           nullptr, nullptr);

@@ -17,6 +17,8 @@ extern int default_timeout;        // milliseconds
 extern int safety_check_interval;  // seconds
 extern int keep_succeeded;         // minutes
 extern int keep_failed;            // minutes
+extern int max_crashes;
+extern int cancel_grace;           // milliseconds
 extern int max_queues;
 extern int max_databases;
 

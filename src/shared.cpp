@@ -1,6 +1,7 @@
 #include "shared.hpp"
 
 #include "await.hpp"
+#include "external.hpp"
 #include "marks.hpp"
 #include "settings.hpp"
 #include "slots.hpp"
@@ -30,7 +31,7 @@ int buckets_for(int queues) noexcept { return queues * 2; }
 
 Size total_size() noexcept {
   return sized<shared_state>(1) + sized<database_entry>(settings::max_databases) + sized<worker_slot>(max_worker_processes) +
-         sized<queue_entry>(settings::max_queues) + sized<awaiter>(MaxConnections) +
+         sized<queue_entry>(settings::max_queues) + sized<awaiter>(MaxConnections) + sized<work_waiter>(MaxConnections) +
          sized<int>(buckets_for(settings::max_queues));
 }
 
@@ -86,7 +87,8 @@ database_entry* shared_state::databases() noexcept { return behind<database_entr
 worker_slot* shared_state::slots() noexcept { return behind<worker_slot>(databases(), sized<database_entry>(databases_size)); }
 queue_entry* shared_state::queues() noexcept { return behind<queue_entry>(slots(), sized<worker_slot>(slots_size)); }
 awaiter* shared_state::awaiters() noexcept { return behind<awaiter>(queues(), sized<queue_entry>(queues_size)); }
-int* shared_state::buckets() noexcept { return behind<int>(awaiters(), sized<awaiter>(awaiters_size)); }
+work_waiter* shared_state::work_waiters() noexcept { return behind<work_waiter>(awaiters(), sized<awaiter>(awaiters_size)); }
+int* shared_state::buckets() noexcept { return behind<int>(work_waiters(), sized<work_waiter>(awaiters_size)); }
 
 void install_shared_memory_hooks() {
   earlier_request_hook = shmem_request_hook;
@@ -124,8 +126,10 @@ database_entry* find_database(Oid oid, bool make) noexcept {
       d->saturated = false;
       d->starving = 0;
       d->blocked = false;
+      d->cancels = false;
       d->wakes_at = DT_NOEND;
       d->next_expiry = DT_NOEND;
+      d->next_stale = DT_NOEND;
       d->retry_at = DT_NOBEGIN;
       d->failures = 0;
       d->oid = oid;

@@ -12,6 +12,7 @@ namespace underway {
 struct queue_entry;  // marks.hpp
 struct worker_slot;  // slots.hpp
 struct awaiter;      // await.hpp
+struct work_waiter;  // external.hpp
 
 // A database that has the extension, or may have it (the coordinator finds out).
 struct database_entry {
@@ -28,8 +29,10 @@ struct database_entry {
   std::atomic<int> starving;               // 1 + the size of its smallest pool that has work and got no worker; 0: none
   std::atomic<uint32> generation;          // of the queues' settings
   std::atomic<bool> blocked;               // some queue waits for its handler or owner
+  std::atomic<bool> cancels;               // tasks in progress were cancelled: some may be pending again by now
   std::atomic<TimestampTz> wakes_at;       // when the coordinator, or without one the launcher, looks again by itself
   std::atomic<TimestampTz> next_expiry;    // of task-level ttls
+  std::atomic<TimestampTz> next_stale;     // of leases given since the coordinator looked
   std::atomic<TimestampTz> retry_at;       // back-off of the launcher (real time)
   std::atomic<int> failures;               // coordinators in a row that failed to start or died
 };
@@ -37,6 +40,7 @@ struct database_entry {
 struct shared_state {
   int64 boot;                  // this start of the server
   bool unclean;                // the start before it did not end by a shutdown
+  std::atomic<TimestampTz> recovered_at;  // when the launcher first ran: recovery is over
   std::atomic<int64> clock_offset;  // microseconds, tests only
   std::atomic<int> launcher_pid;
   std::atomic<int> launcher_proc;
@@ -53,6 +57,7 @@ struct shared_state {
   worker_slot* slots() noexcept;
   queue_entry* queues() noexcept;
   awaiter* awaiters() noexcept;
+  work_waiter* work_waiters() noexcept;  // as many
   int* buckets() noexcept;
 };
 

@@ -1,5 +1,7 @@
 #include "slots.hpp"
 
+#include <signal.h>
+
 namespace underway {
 
 worker_slot* take_slot(Oid database, Oid role) noexcept {
@@ -20,6 +22,8 @@ worker_slot* take_slot(Oid database, Oid role) noexcept {
     slot->queue_id = 0;
     slot->started_at = GetCurrentTimestamp();
     slot->running = false;
+    slot->died = death::asked;
+    slot->cancelled_at = 0;
     slot->prefetched = slot->begun = 0;
     slot->state = slot_state::starting;
     taken = slot;
@@ -58,6 +62,29 @@ int tasks_held(Oid database, int queue_id) noexcept {
     }
   }
   return held;
+}
+
+void interrupt_task(Oid database, const pg_uuid_t& id) noexcept {
+  for (int n = 0; n < shared->slots_size; n++) {
+    worker_slot* slot = slot_at(n);
+    if (slot->state == slot_state::free || slot->database != database) {
+      continue;
+    }
+    SpinLockAcquire(&slot->mutex);
+    // Under the lock: the worker ends its task under it too, so the signal cannot be meant for what it does next.
+    if (slot->running && memcmp(&slot->task_id, &id, sizeof id) == 0) {
+      TimestampTz not_yet = 0;
+      if (slot->cancelled_at.compare_exchange_strong(not_yet, GetCurrentTimestamp())) {
+        (void)kill(slot->pid, SIGINT);
+      }
+    }
+    for (int i = slot->begun; i < Min(slot->prefetched, worker_slot::max_prefetch); i++) {
+      if (memcmp(&slot->ids[i], &id, sizeof id) == 0) {
+        slot->overdue = true;
+      }
+    }
+    SpinLockRelease(&slot->mutex);
+  }
 }
 
 void worker_left(Oid database) noexcept {

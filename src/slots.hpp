@@ -16,6 +16,13 @@ enum class slot_state : uint32 {
   dead       // the process is gone and left tasks: the coordinator reclaims them, then frees the slot
 };
 
+// How a worker ended that held tasks.
+enum class death : uint32 {
+  asked,      // somebody sent SIGTERM: no fault of the task
+  own,        // FATAL, or it terminated itself, while a handler ran: counts as a crash of the task
+  timed_out   // the handler went on after its timeout: a failure of the task
+};
+
 struct worker_slot {
   static constexpr int max_prefetch = 64;
   static constexpr int progress_size = 512;
@@ -31,6 +38,8 @@ struct worker_slot {
   std::atomic<TimestampTz> started_at;
   std::atomic<int> queue_id;            // of the tasks that it holds
   std::atomic<int> tasks;               // how many it holds, claimed and not finished
+  std::atomic<death> died;              // of a dead slot: how
+  std::atomic<TimestampTz> cancelled_at;  // its task was cancelled and has not ended; 0: no
 
   slock_t mutex;                        // for what follows
   bool running;
@@ -61,6 +70,9 @@ worker_counts count_workers(Oid database, Oid role) noexcept;
 
 // Tasks of the queue that workers hold.
 int tasks_held(Oid database, int queue_id) noexcept;
+
+// Interrupts the handler of this task, if a worker is running it; a task that it holds and has not begun is handed back.
+void interrupt_task(Oid database, const pg_uuid_t& id) noexcept;
 
 // A worker of this database is gone: its coordinator looks after what it left, and whoever starves after the free place.
 void worker_left(Oid database) noexcept;

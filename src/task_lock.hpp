@@ -9,6 +9,8 @@
 namespace underway {
 
 inline constexpr uint16 task_lock_class = 0x5557;
+inline constexpr uint16 places_lock_class = 0x5558;
+inline constexpr uint16 suspect_lock_class = 0x5559;
 
 inline LOCKTAG task_lock_tag(const pg_uuid_t& id) noexcept {
   uint32 parts[2];
@@ -22,6 +24,27 @@ inline LOCKTAG task_lock_tag(const pg_uuid_t& id) noexcept {
 inline void lock_task(const pg_uuid_t& id) {
   const LOCKTAG tag = task_lock_tag(id);
   (void)LockAcquire(&tag, ExclusiveLock, false, false);
+}
+
+// False: somebody executes it. Leaves no trace then.
+inline bool try_lock_task(const pg_uuid_t& id) {
+  const LOCKTAG tag = task_lock_tag(id);
+  return LockAcquire(&tag, ExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+// Whoever counts the leases of a queue with a limit on them.
+inline void lock_places(int queue_id) {
+  LOCKTAG tag;
+  SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 1, static_cast<uint32>(queue_id), places_lock_class);
+  (void)LockAcquire(&tag, ExclusiveLock, false, false);
+}
+
+// Tasks that were running when the server went down share this lock, in all databases; one that would be given up at its next crash
+// has it alone, so that it cannot be taken for another's.
+inline void lock_suspect(bool alone) {
+  LOCKTAG tag;
+  SET_LOCKTAG_ADVISORY(tag, InvalidOid, 0, 0, suspect_lock_class);
+  (void)LockAcquire(&tag, alone ? ExclusiveLock : ShareLock, false, false);
 }
 
 }  // namespace underway

@@ -2,6 +2,7 @@
 
 #include "await.hpp"
 #include "clock.hpp"
+#include "external.hpp"
 #include "slots.hpp"
 
 namespace underway {
@@ -19,6 +20,7 @@ struct pending_note {
 
 constexpr int max_notes = 64;
 constexpr int max_finished = 16;
+constexpr int max_cancelled = 16;
 
 struct notes {
   int pending_count;
@@ -29,9 +31,12 @@ struct notes {
   Oid extension_changed;  // in this database
   Oid settings_changed;   // of this database
   TimestampTz expiry;
+  TimestampTz stale;
   bool finished;
   int finished_count;     // over max_finished: wake all
   pg_uuid_t finished_ids[max_finished];
+  int cancelled_count;    // over max_cancelled: the coordinator finds them
+  pg_uuid_t cancelled_ids[max_cancelled];
 } mine = {};
 bool any = false;
 
@@ -44,6 +49,12 @@ void end_claims() noexcept {
     const watched_claim& c = claims[n];
     if (c.ended) {
       end_scan(c.queue, c.scan, c.priority, c.found ? &c.last : nullptr, c.exhausted, c.scanned_at, c.next_due);
+      // While something was due, the coordinator had no timer for what comes after it. As it does: publish, then look.
+      std::atomic_thread_fence(std::memory_order_seq_cst);
+      database_entry* db = c.exhausted && OidIsValid(c.queue->role) ? find_database(MyDatabaseId, false) : nullptr;
+      if (db != nullptr && c.queue->earliest < db->wakes_at) {
+        poke_coordinator(db);
+      }
     } else {
       drop_scan(c.queue, c.scan);
     }
@@ -105,10 +116,18 @@ void tell() noexcept {
     db->next_expiry = mine.expiry;
     poke = true;
   }
+  if (mine.stale < db->next_stale && mine.stale != 0) {
+    db->next_stale = mine.stale;
+    poke = true;
+  }
   for (int n = 0; n < mine.pending_count; n++) {
     const pending_note& note = mine.pending[n];
     if (!OidIsValid(note.queue->role)) {
-      if (!note.queue->quiet) {
+      // Those who wait for a later time than this task's set their timers anew.
+      const bool was_full = note.queue->full.exchange(false);
+      wake_external(MyDatabaseId, note.queue_id,
+                    note.due > 0 ? note.due : note.first_due != DT_NOEND ? shared->awaiters_size : was_full ? 1 : 0);
+      if (!note.queue->quiet && note.first_due != DT_NOEND) {
         db->generation++;  // a queue that the coordinator has not read yet, or one that was dropped meanwhile
         poke = true;
       }
@@ -121,6 +140,13 @@ void tell() noexcept {
     if (wake_idle(MyDatabaseId, note.queue->role, note.due) < note.due) {
       poke_for_worker = true;
     }
+  }
+  if (mine.cancelled_count > 0) {
+    for (int n = 0; n < Min(mine.cancelled_count, max_cancelled); n++) {
+      interrupt_task(MyDatabaseId, mine.cancelled_ids[n]);
+    }
+    db->cancels = true;
+    poke = true;
   }
   // With every worker busy and no more to be had, the next end of a task finds the work: nobody needs to hear of it.
   if (poke || (poke_for_worker && !db->saturated) || (poke_for_worker && db->coordinator_pid == 0)) {
@@ -157,8 +183,9 @@ void forget() noexcept {
   mine.pending_count = 0;
   mine.too_many = mine.queue_changed = mine.handlers_changed = mine.finished = false;
   mine.extension_changed = mine.settings_changed = InvalidOid;
-  mine.expiry = 0;
+  mine.expiry = mine.stale = 0;
   mine.finished_count = 0;
+  mine.cancelled_count = 0;
   any = false;
 }
 
@@ -246,7 +273,18 @@ void note_expiry(TimestampTz at) {
   mine.expiry = mine.expiry == 0 ? at : Min(mine.expiry, at);
 }
 
-void note_queue_changed() { any = mine.queue_changed = true; }
+void note_stale(TimestampTz at) {
+  any = true;
+  mine.stale = mine.stale == 0 ? at : Min(mine.stale, at);
+}
+
+void note_queue_changed(int queue_id) {
+  any = mine.queue_changed = true;
+  note_place_free(queue_id);
+}
+
+// A note of a row that is never due: nothing is lowered, and the queue is looked at.
+void note_place_free(int queue_id) { note_pending(queue_id, 0, highest_key, 0); }
 void note_handlers_changed() { any = mine.handlers_changed = true; }
 
 void note_extension_changed(Oid database) {
@@ -257,6 +295,14 @@ void note_extension_changed(Oid database) {
 void note_settings_changed(Oid database) {
   any = true;
   mine.settings_changed = database;
+}
+
+void note_cancelled(const pg_uuid_t& id) {
+  any = true;
+  if (mine.cancelled_count < max_cancelled) {
+    mine.cancelled_ids[mine.cancelled_count] = id;
+  }
+  mine.cancelled_count++;
 }
 
 void note_finished(const pg_uuid_t* ids, int n) {

@@ -10,7 +10,11 @@ namespace underway {
 
 void note_pending(int queue_id, int priority, const row_key& key, int tasks);
 void note_expiry(TimestampTz at);
-void note_queue_changed();
+void note_stale(TimestampTz at);  // a lease was given that is stale then, unless its holder beats
+void note_queue_changed(int queue_id);
+void note_place_free(int queue_id);  // a lease has ended
+// A task in progress is to be cancelled: its worker is interrupted at commit.
+void note_cancelled(const pg_uuid_t& id);
 void note_finished(const pg_uuid_t* ids, int n);
 // The extension, or something that queues depend on (functions, roles, grants), was created, altered or dropped.
 void note_extension_changed(Oid database);

@@ -28,6 +28,10 @@ bool loaded = false;
 
 void leave_slot(int, Datum) {
   // The last of the shared-memory exits that matter: our transaction was aborted by the one registered after this one.
+  const int by = process::terminated_by();
+  if (my_slot->died == death::asked && my_slot->running && (by == 0 || by == MyProcPid)) {
+    my_slot->died = death::own;
+  }
   my_slot->pid = 0;
   my_slot->state = my_slot->tasks > 0 ? slot_state::dead : slot_state::free;
   worker_left(my_slot->database);
@@ -208,6 +212,7 @@ void run() {
   auto tasks = static_cast<claimed_task*>(
       pg::call([] { return MemoryContextAlloc(TopMemoryContext, sizeof(claimed_task) * max_batch); }));
   MemoryContext loop = pg::call([] { return AllocSetContextCreate(TopMemoryContext, "underway worker", ALLOCSET_DEFAULT_SIZES); });
+  pg::call([] { prepare_to_execute(); });
   overdue_timer = pg::call([] { return RegisterTimeout(USER_TIMEOUT, tell_overdue); });
   for (;;) {
     pg::call([&] {

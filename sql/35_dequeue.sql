@@ -1,0 +1,122 @@
+-- Dequeue by external workers: any client takes tasks of a queue, each with a lease, a random uuid that stands for the attempt.
+-- Invariant: a lease can be used only after the transaction that took it has committed, so that a crash has been counted.
+
+-- What a dequeue needs to know of the queue; places: how many more tasks may be in progress (null: any number).
+CREATE FUNCTION underway_internal.dequeue_from(
+        caller oid, queue text, max_tasks int, worker text,
+        OUT queue_id int, OUT ttl interval, OUT max_attempts int, OUT places int)
+    LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
+DECLARE
+    q underway_internal.queue;
+BEGIN
+    q := underway_internal.queue_for(caller, queue, 'work');
+    IF max_tasks IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'max_tasks must not be null', HINT = 'Leave it out to get one task.';
+    END IF;
+    PERFORM underway_internal.check_int(max_tasks, 'max_tasks', 1, 10000);
+    IF worker IS NOT NULL THEN
+        PERFORM underway_internal.check_name(worker, 'worker');
+    END IF;
+    IF q.handler_name IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = format('queue "%s" has a handler, so the server works it', q.name),
+            HINT = format('For external workers make a queue without handler, or take this one''s away: select underway.alter_queue(%L, reset => ''{handler}'');', q.name);
+    END IF;
+    queue_id := q.id;
+    ttl := coalesce(q.ttl, interval '14 days');
+    max_attempts := coalesce((q.retry ->> 'max_attempts')::int, 5);
+    IF q.paused_at IS NOT NULL OR q.home_system <> underway_internal.system_identifier()
+            OR q.home_database <> (SELECT d.oid::bigint FROM pg_database d WHERE d.datname = current_database())
+            OR NOT current_setting('underway.enabled')::bool THEN
+        places := 0;
+    ELSIF q.concurrency IS NOT NULL THEN
+        PERFORM underway_internal.lock_places(q.id);
+        places := greatest(0, q.concurrency - (SELECT count(*) FROM underway_internal.task t
+            WHERE t.queue_id = q.id AND t.lease IS NOT NULL AND t.state = 'in_progress'));
+    END IF;
+END $$;
+
+-- The first heartbeat of leases that were just given.
+CREATE FUNCTION underway_internal.begin_leases(queue_id int, ids uuid[]) RETURNS TABLE (id uuid, ends_at timestamptz) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    first_stale timestamptz;
+BEGIN
+    RETURN QUERY
+        INSERT INTO underway_internal.heartbeat AS h (lease, task_id, queue_id, attempt, every, beat_at, stale_at, ends_at)
+        SELECT t.lease, t.id, t.queue_id, t.attempt, e.every, t.claimed_at, least(t.claimed_at + 3 * e.every, e.ends_at), e.ends_at
+        FROM unnest(ids) u(id) JOIN underway_internal.task t ON t.id = u.id JOIN underway_internal.queue q ON q.id = t.queue_id,
+            LATERAL (SELECT coalesce(t.heartbeat, q.heartbeat, interval '30 s') AS every,
+                t.claimed_at + coalesce(t.timeout, q.timeout, current_setting('underway.default_timeout')::interval) AS ends_at) e
+        RETURNING h.task_id, h.ends_at;
+    SELECT min(h.stale_at) INTO first_stale
+        FROM unnest(ids) u(id) JOIN underway_internal.task t ON t.id = u.id JOIN underway_internal.heartbeat h ON h.lease = t.lease;
+    PERFORM underway_internal.note_stale(first_stale);
+END $$;
+
+CREATE FUNCTION underway.dequeue(queue text, max_tasks int DEFAULT 1, worker text DEFAULT NULL)
+    RETURNS TABLE (id uuid, attempt int, lease uuid, input jsonb, headers jsonb, run_id uuid, step text, last_attempt bool,
+        deadline timestamptz)
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_dequeue';
+COMMENT ON FUNCTION underway.dequeue IS
+'Takes up to max_tasks (1 to 10000) due tasks of a queue without handler, in the order of priority, due time and id; none when there are none. Needs the right work. worker: a name for people to see.
+Commit before using the leases. Each row: the task''s id, the number of this attempt, its lease, the input, the headers, whether the task fails for good if this attempt fails, and when the attempt''s time is over. run_id and step: of workflows.
+Errors: 42704 no such queue, 42501 not allowed, 55000 the queue has a handler, 22023 bad value.';
+
+-- The task that a lease stands for now; raises UW001 when it stands for none, UW002 when it has succeeded with it, 25001 when the
+-- dequeue has not committed. lock: take the row. Null lease: 22023.
+CREATE FUNCTION underway_internal.leased(caller oid, lease uuid, lock bool) RETURNS underway_internal.task LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
+DECLARE
+    t underway_internal.task;
+    mine bool;
+    q underway_internal.queue;
+    h underway_internal.heartbeat;
+BEGIN
+    IF lease IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'lease must not be null', HINT = 'Give the lease that underway.dequeue() returned.';
+    END IF;
+    IF lock THEN
+        SELECT x.* INTO t FROM underway_internal.task x WHERE x.lease = lease AND x.state = 'in_progress' FOR UPDATE;
+    ELSE
+        SELECT x.* INTO t FROM underway_internal.task x WHERE x.lease = lease AND x.state = 'in_progress';
+    END IF;
+    IF FOUND THEN
+        SELECT underway_internal.is_ours(x.xmin) INTO mine FROM underway_internal.task x WHERE x.id = t.id;
+        IF mine THEN
+            RAISE EXCEPTION USING ERRCODE = '25001', MESSAGE = 'this lease was taken by the current transaction',
+                HINT = 'Commit the dequeue first: until then a crash could not be counted, and nobody sees who has the task.';
+        END IF;
+        SELECT x.* INTO q FROM underway_internal.queue x WHERE x.id = t.queue_id;
+        IF NOT underway_internal.may(caller, q, 'work') THEN
+            PERFORM underway_internal.refuse_queue(caller, q, 'work');
+        END IF;
+        RETURN t;
+    END IF;
+    SELECT x.* INTO h FROM underway_internal.heartbeat x WHERE x.lease = lease;
+    IF FOUND AND EXISTS (SELECT FROM underway_internal.archive a WHERE a.id = h.task_id AND a.lease = lease AND a.state = 'succeeded') THEN
+        RAISE EXCEPTION USING ERRCODE = 'UW002', MESSAGE = format('task %s has already been completed with this lease', h.task_id),
+            HINT = 'The answer to the first complete() was lost on its way; nothing is left to do.';
+    END IF;
+    RAISE EXCEPTION USING ERRCODE = 'UW001',
+        MESSAGE = CASE WHEN h.task_id IS NULL THEN 'this lease stands for no task'
+            ELSE format('the lease on task %s is lost', h.task_id) END,
+        DETAIL = CASE WHEN h.task_id IS NOT NULL THEN format('It was given for attempt %s, which has ended.', h.attempt) END,
+        HINT = 'Roll back what was done for it, and dequeue again.';
+END $$;
+
+CREATE FUNCTION underway_internal.lock_task(caller oid, lease uuid) RETURNS bool LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
+DECLARE
+    t underway_internal.task := underway_internal.leased(caller, lease, false);
+BEGIN
+    PERFORM underway_internal.hold_task(t.id);
+    -- While we waited for the lock the task may have been taken away.
+    t := underway_internal.leased(caller, lease, false);
+    RETURN true;
+END $$;
+
+CREATE FUNCTION underway.lock_task(lease uuid) RETURNS bool LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_gateway';
+COMMENT ON FUNCTION underway.lock_task IS
+'To be called first in the transaction that does the work: until it ends nobody takes the task away, however late the heartbeats. An advisory lock of a class of its own, held by the transaction (pg_locks: locktype advisory, objsubid 21847).
+Returns true. Errors: UW001 the lease is lost, UW002 completed already, 25001 the dequeue has not committed, 42501 not allowed.';

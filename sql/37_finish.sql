@@ -1,0 +1,141 @@
+-- How external workers end an attempt. Invariant: the lease is the fence; with a lost one each of these raises, so that the
+-- caller's own writes of that transaction are rolled back with it (promise 3).
+
+CREATE FUNCTION underway_internal.complete(caller oid, lease uuid, output jsonb) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    t underway_internal.task := underway_internal.leased(caller, lease, true);
+BEGIN
+    IF underway_internal.complete_tasks(t.queue_id, ARRAY[t.id], ARRAY[t.attempt], ARRAY[output], ARRAY[NULL::text]) <> 1 THEN
+        PERFORM underway_internal.leased(caller, lease, true);
+    END IF;
+    PERFORM underway_internal.place_free(t.queue_id);
+    RETURN 'succeeded';
+END $$;
+
+CREATE FUNCTION underway.complete(lease uuid, output jsonb DEFAULT NULL) RETURNS text
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_gateway';
+COMMENT ON FUNCTION underway.complete IS
+'Ends the task as succeeded, in the caller''s transaction: what else it wrote commits with it or not at all.
+Returns succeeded. Errors: UW001 the lease is lost, UW002 it was completed with this lease before (an answer that was lost on its way), 25001 the dequeue has not committed, 42501 not allowed.';
+
+CREATE FUNCTION underway_internal.complete_many(caller oid, leases uuid[], outputs jsonb[], skip_lost bool)
+    RETURNS uuid[] LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
+DECLARE
+    done uuid[];
+    queue int;
+    bad uuid;
+BEGIN
+    IF leases IS NULL OR array_position(leases, NULL) IS NOT NULL OR array_ndims(leases) > 1 THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'leases must be a list without nulls',
+            HINT = 'Give the leases that underway.dequeue() returned.';
+    ELSIF outputs IS NOT NULL AND (cardinality(outputs) <> cardinality(leases) OR array_ndims(outputs) > 1) THEN
+        RAISE EXCEPTION USING ERRCODE = '22023',
+            MESSAGE = format('outputs must have as many elements as leases (%s)', cardinality(leases)),
+            HINT = 'An element may be null: that task has no output.';
+    ELSIF (SELECT count(DISTINCT u) FROM unnest(leases) u) <> cardinality(leases) THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'leases must not contain one twice', HINT = 'Each task is completed once.';
+    END IF;
+    IF NOT coalesce(skip_lost, false) THEN
+        SELECT u INTO bad FROM unnest(leases) u
+            WHERE NOT EXISTS (SELECT FROM underway_internal.task t WHERE t.lease = u AND t.state = 'in_progress') LIMIT 1;
+        IF FOUND THEN
+            PERFORM underway_internal.leased(caller, bad, true);
+        END IF;
+    END IF;
+    -- One check of rights, and of the dequeue's commit, for each queue; then all of its tasks in one statement.
+    done := '{}';
+    FOR queue, bad IN SELECT t.queue_id, min(t.lease::text)::uuid FROM unnest(leases) u JOIN underway_internal.task t ON t.lease = u
+            WHERE t.state = 'in_progress' GROUP BY t.queue_id ORDER BY t.queue_id LOOP
+        PERFORM underway_internal.leased(caller, bad, false), underway_internal.place_free(queue);
+        WITH ours AS MATERIALIZED (
+            SELECT t.id, t.attempt, o.output, t.lease FROM unnest(leases, outputs) o(lease, output)
+            JOIN underway_internal.task t ON t.lease = o.lease
+            WHERE t.queue_id = queue AND t.state = 'in_progress' ORDER BY t.id FOR UPDATE OF t),
+        finished AS (
+            SELECT underway_internal.complete_tasks(queue, array_agg(a.id), array_agg(a.attempt), array_agg(a.output),
+                array_agg(NULL::text)) AS n, array_agg(a.lease) AS leases, count(*) AS wanted FROM ours a)
+        SELECT done || f.leases INTO done FROM finished f WHERE f.n = f.wanted;
+    END LOOP;
+    IF NOT coalesce(skip_lost, false) AND cardinality(done) <> cardinality(leases) THEN
+        SELECT u INTO bad FROM unnest(leases) u WHERE u <> ALL (done) LIMIT 1;
+        PERFORM underway_internal.leased(caller, bad, true);
+    END IF;
+    RETURN done;
+END $$;
+
+CREATE FUNCTION underway.complete_many(leases uuid[], outputs jsonb[] DEFAULT NULL, skip_lost bool DEFAULT false) RETURNS uuid[]
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_gateway';
+COMMENT ON FUNCTION underway.complete_many IS
+'complete() for many leases at once; outputs has as many elements, or is left out. With skip_lost, lost ones are left out instead of raising; what was done for them must then not be in this transaction.
+Returns the leases that were completed. Errors: UW001 and UW002 for the first lease that cannot be, unless skip_lost; 25001, 42501, 22023.';
+
+CREATE FUNCTION underway_internal.fail(caller oid, lease uuid, error text, retryable bool, retry_after interval, details jsonb)
+    RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    t underway_internal.task;
+BEGIN
+    IF coalesce(error, '') = '' THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'error must not be empty', HINT = 'Say what went wrong.';
+    END IF;
+    PERFORM underway_internal.check_interval(retry_after, 'retry_after', '0', '1000 years');
+    t := underway_internal.leased(caller, lease, true);
+    RETURN underway_internal.fail_task(t.id, t.attempt, coalesce(retryable, true), retry_after,
+        CASE WHEN coalesce(retryable, true) THEN 'error' ELSE 'gave up' END, NULL, NULL, left(error, 16384),
+        left(details::text, 16384), NULL, NULL, NULL);
+END $$;
+
+CREATE FUNCTION underway.fail(
+        lease uuid, error text, retryable bool DEFAULT true, retry_after interval DEFAULT NULL, details jsonb DEFAULT NULL)
+    RETURNS text LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_gateway';
+COMMENT ON FUNCTION underway.fail IS
+'Ends the attempt as failed: the task is tried again by its retry policy, or after retry_after while attempts are left, or fails for good (retryable false, or none left). details: kept with the attempt.
+Returns the task''s state: pending, failed, or cancelled if it was cancelled meanwhile. Errors: UW001 the lease is lost, UW002, 25001, 42501, 22023.';
+
+-- Pending again with no attempt used.
+CREATE FUNCTION underway_internal.put_back(caller oid, lease uuid, delay interval, outcome text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    t underway_internal.task := underway_internal.leased(caller, lease, true);
+    cancelled text := underway_internal.cancel_message(t.id);
+    due timestamptz := CASE WHEN delay IS NULL THEN t.run_at ELSE underway_internal.clock() + delay END;
+BEGIN
+    IF cancelled IS NOT NULL THEN
+        RETURN underway_internal.end_cancelled(t, cancelled, NULL);
+    END IF;
+    PERFORM underway_internal.record_attempt(t, outcome, NULL, NULL, NULL, NULL, NULL, NULL, due);
+    IF delay IS NOT NULL THEN
+        t.snoozes := t.snoozes + 1;
+    END IF;
+    PERFORM underway_internal.reopen(t, due);
+    RETURN 'pending';
+END $$;
+
+CREATE FUNCTION underway_internal.snooze(caller oid, lease uuid, delay interval) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    IF delay IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'delay must not be null', HINT = 'For example ''10 s''.';
+    END IF;
+    PERFORM underway_internal.check_interval(delay, 'delay', '0', '1000 years');
+    RETURN underway_internal.put_back(caller, lease, delay, 'again');
+END $$;
+
+CREATE FUNCTION underway.snooze(lease uuid, delay interval) RETURNS text LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_gateway';
+COMMENT ON FUNCTION underway.snooze IS
+'Puts the task off: pending again, due after delay. Uses no attempt of the retry policy.
+Returns pending, or cancelled if it was cancelled meanwhile. Errors: UW001 the lease is lost, UW002, 25001, 42501, 22023.';
+
+CREATE FUNCTION underway_internal.release(caller oid, lease uuid) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN underway_internal.put_back(caller, lease, NULL, 'released');
+END $$;
+
+CREATE FUNCTION underway.release(lease uuid) RETURNS text LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_gateway';
+COMMENT ON FUNCTION underway.release IS
+'Gives the task back, for others to take at once: for a worker that shuts down. Uses no attempt of the retry policy.
+Returns pending, or cancelled if it was cancelled meanwhile. Errors: UW001 the lease is lost, UW002, 25001, 42501.';
+
+CREATE PROCEDURE underway.wait_for_work(queues text[], timeout interval DEFAULT '30 s', INOUT queue text DEFAULT NULL)
+    LANGUAGE c AS 'MODULE_PATHNAME', 'underway_wait_for_work';
+COMMENT ON PROCEDURE underway.wait_for_work IS
+'Sleeps until one of the queues (1 to 16) may have a task that is due, at most timeout (and at most a day), and gives that queue''s name, or null. Claims nothing: dequeue then, which may find that another worker was first. Commits before it sleeps, so that it holds neither a snapshot nor a transaction id. Needs the right work.
+Errors: 2D000 inside a transaction block or a function; 42704 no such queue, 42501 not allowed, 22023 bad value.';

@@ -1,0 +1,22 @@
+// External workers: clients that dequeue by SQL, and those that sleep until there is something to dequeue.
+// Runs in: any backend. Error discipline: entries are boundaries; wake_external is noexcept.
+// Invariant: as in await.hpp: register, look, sleep; commit, look at who is registered.
+#pragma once
+
+#include "shared.hpp"
+
+namespace underway {
+
+struct work_waiter {
+  static constexpr int max_queues = 16;
+  std::atomic<int> proc_plus_one;  // 0: free
+  std::atomic<Oid> database;
+  std::atomic<bool> told;          // woken for a task, and has not looked yet
+  std::atomic<int> count;
+  int queues[max_queues];
+};
+
+// Wakes up to `wanted` of those who wait for the queue.
+void wake_external(Oid database, int queue_id, int wanted) noexcept;
+
+}  // namespace underway
