@@ -1,10 +1,13 @@
 -- Await: waiting for a task's end. C functions that sleep on a latch, and the look that they take each time.
 
+CREATE FUNCTION underway_internal.is_own(xmin xid) RETURNS bool
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_is_own';
+
 -- The state of a task that the caller may see, and whether it was enqueued by this very transaction.
 CREATE FUNCTION underway_internal.state_for(caller oid, id uuid) RETURNS TABLE (state text, ours bool) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 BEGIN
-    RETURN QUERY SELECT t.state, t.xmin::text = pg_current_xact_id_if_assigned()::xid::text AND t.state = 'pending'
+    RETURN QUERY SELECT t.state, underway_internal.is_own(t.xmin) AND t.state = 'pending'
         FROM underway_internal.task t
         WHERE t.id = state_for.id AND underway_internal.may_see_task(caller, t.queue_id, t.enqueued_by);
     IF NOT FOUND THEN
