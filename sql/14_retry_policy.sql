@@ -39,6 +39,11 @@ BEGIN
             HINT = 'The part of each wait that is left to chance. The default is 0.5.';
     END IF;
     FOR argument, codes IN VALUES ('never', never), ('only_on', only_on) LOOP
+        IF cardinality(codes) > 100 THEN
+            RAISE EXCEPTION USING ERRCODE = '22023',
+                MESSAGE = format('%s must have at most 100 elements, not %s', argument, cardinality(codes)),
+                HINT = 'A class of two characters stands for all SQLSTATEs that begin with it.';
+        END IF;
         FOREACH code IN ARRAY coalesce(codes, '{}') LOOP
             IF code IS NULL OR code !~ '^([0-9A-Z]{2}|[0-9A-Z]{5})$' THEN
                 RAISE EXCEPTION USING ERRCODE = '22023',

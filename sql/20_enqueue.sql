@@ -14,6 +14,10 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'run_at must be a finite point in time',
             HINT = 'A task that is to wait for a person can be paused: underway.pause(id).';
     END IF;
+    IF run_at > underway_internal.clock() + interval '1000 years' THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('run_at must be at most 1000 years from now, not %s', run_at),
+            HINT = 'A task that is to wait for a person can be paused: underway.pause(id).';
+    END IF;
     PERFORM underway_internal.check_interval(delay, 'delay', '0', '1000 years');
     PERFORM underway_internal.check_int(priority, 'priority', 0, 15);
     PERFORM underway_internal.check_interval(ttl, 'ttl', '1 millisecond', '1000 years');
@@ -53,7 +57,7 @@ BEGIN
     IF num_nonnulls(delay, run_at, priority, ttl, timeout, heartbeat, retry, headers) > 0 THEN
         PERFORM underway_internal.check_task_options(delay, run_at, priority, ttl, timeout, heartbeat, retry, headers);
         due := coalesce(run_at, now + delay, now);
-        expires := due + ttl;
+        expires := greatest(due, now) + ttl;
     END IF;
     IF group_key IS NOT NULL THEN
         PERFORM underway_internal.check_key(group_key, 'group_key');
@@ -88,7 +92,7 @@ CREATE FUNCTION underway.enqueue(
     RETURNS uuid LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_gateway';
 COMMENT ON FUNCTION underway.enqueue IS
 'Enqueues one task in the caller''s transaction; a worker is woken when that commits.
-queue: its name. input: given to the handler; NULL becomes {}. delay: from now, or run_at: when it is due. priority: 0 (first) to 15. key: with a key that a kept task of the queue has, that task''s id comes back and nothing is enqueued. group_key: stored. ttl: a task that has not started this long after it was due ends failed. timeout: of one attempt. heartbeat: interval for external workers. retry: retry_policy(). headers: a JSON object carried along.
+queue: its name. input: given to the handler; NULL becomes {}. delay: from now, or run_at: when it is due. priority: 0 (first) to 15. key: with a key that a kept task of the queue has, that task''s id comes back and nothing is enqueued. group_key: stored. ttl: a task that has not started this long after it was due, or enqueued if that is later, ends failed. timeout: of one attempt. heartbeat: interval for external workers. retry: retry_policy(). headers: a JSON object carried along.
 Returns the task''s id. Errors: 42704 no such queue, 42501 not allowed, 22023 bad value.';
 
 CREATE FUNCTION underway_internal.enqueue_many(
@@ -138,7 +142,7 @@ BEGIN
         RETURN '{}';
     END IF;
     due := coalesce(run_at, now + delay, now);
-    expires := due + ttl;
+    expires := greatest(due, now) + ttl;
     priority := coalesce(priority, q.priority);
     own := ARRAY(SELECT underway_internal.new_id() FROM generate_series(1, n));
     ids := own;

@@ -34,11 +34,11 @@ BEGIN
                 worker = claim.worker, boot = claim.boot, slot = claim.slot, generation = claim.generation,
                 lease = CASE WHEN claim.slot IS NULL THEN gen_random_uuid() END
             FROM due WHERE t.id = due.id
-            RETURNING t.id, t.attempt, t.input, t.headers, t.timeout, t.run_at, t.failures, t.retry, t.expires_at, t.crashes,
-                t.lease, due.found)
+            RETURNING t.id, t.attempt, t.input, t.headers, t.timeout, t.run_at, t.enqueued_at, t.failures, t.retry, t.expires_at,
+                t.crashes, t.lease, due.found)
         SELECT c.id, c.attempt, c.input, c.headers, c.timeout, c.run_at,
             c.failures + 1 >= coalesce((c.retry ->> 'max_attempts')::int, max_attempts),
-            c.attempt = 1 AND coalesce(c.expires_at, c.run_at + ttl) <= now, c.crashes, c.lease, c.found
+            c.attempt = 1 AND coalesce(c.expires_at, greatest(c.run_at, c.enqueued_at) + ttl) <= now, c.crashes, c.lease, c.found
         FROM claimed c ORDER BY c.run_at, c.id;
 END $$;
 

@@ -3,7 +3,7 @@
 CREATE FUNCTION underway_internal.expire_task(t underway_internal.task, ttl interval) RETURNS bool LANGUAGE plpgsql AS $$
 BEGIN
     RETURN underway_internal.archive_task(t, 'failed', NULL, 'expired', NULL,
-        format('not started within its time to live (%s)', coalesce(t.expires_at - t.run_at, ttl)), NULL, NULL, NULL, NULL);
+        format('not started within its time to live (%s)', coalesce(t.expires_at - greatest(t.run_at, t.enqueued_at), ttl)), NULL, NULL, NULL, NULL);
 END $$;
 
 -- Tasks that a claim has just taken and found too old.
@@ -42,7 +42,7 @@ BEGIN
                 FOR t IN DELETE FROM underway_internal.task x WHERE x.id IN (
                         SELECT y.id FROM underway_internal.task y
                         WHERE y.queue_id = q.id AND y.priority = p AND y.state = 'pending' AND y.attempt = 0 AND y.expires_at IS NULL
-                          AND y.run_at <= now - coalesce(q.ttl, default_ttl)
+                          AND y.run_at <= now - coalesce(q.ttl, default_ttl) AND y.enqueued_at <= now - coalesce(q.ttl, default_ttl)
                         ORDER BY y.run_at, y.id LIMIT max_tasks - n FOR UPDATE SKIP LOCKED)
                         RETURNING x.* LOOP
                     PERFORM underway_internal.expire_task(t, coalesce(q.ttl, default_ttl));

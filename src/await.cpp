@@ -91,11 +91,14 @@ seen look(Oid caller, const pg_uuid_t* id) {
 
 void check_id(const seen& s, const pg_uuid_t* id) {
   if (!s.found) {
-    ereport(ERROR, (errcode(ERRCODE_NO_DATA_FOUND), errmsg("there is no task %s", DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id)))),
-                    errhint("Its id may be wrong, its time to be kept over, or you may not see it.")));
+    // The words of underway_internal.no_task().
+    ereport(ERROR, (errcode(ERRCODE_NO_DATA_FOUND),
+                    errmsg("task %s does not exist", DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id)))),
+                    errhint("Its transaction may not have committed, it may be kept no longer, or you may not have the right to "
+                            "see it.")));
   }
   if (s.ours) {
-    ereport(ERROR, (errcode(ERRCODE_NO_ACTIVE_SQL_TRANSACTION), errmsg("the task was enqueued by this transaction, so it cannot run before it commits"),
+    ereport(ERROR, (errcode(ERRCODE_ACTIVE_SQL_TRANSACTION), errmsg("the task was enqueued by this transaction, so it cannot run before it commits"),
                     errhint("Commit first, then wait.")));
   }
 }
@@ -109,11 +112,11 @@ UNDERWAY_ENTRY(underway_await) {
     require_preload();
     if (PG_ARGISNULL(0)) {
       ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("id must not be null"),
-                      errhint("Give the id that enqueue returned.")));
+                      errhint("Give the id that underway.enqueue() returned.")));
     }
     const int64 ms = checked_timeout(PG_ARGISNULL(1) ? nullptr : PG_GETARG_INTERVAL_P(1), longest_await_ms);
     if (IsolationUsesXactSnapshot()) {
-      ereport(ERROR, (errcode(ERRCODE_NO_ACTIVE_SQL_TRANSACTION), errmsg("await cannot see the end of a task in a REPEATABLE READ or SERIALIZABLE transaction"),
+      ereport(ERROR, (errcode(ERRCODE_ACTIVE_SQL_TRANSACTION), errmsg("await cannot see the end of a task in a REPEATABLE READ or SERIALIZABLE transaction"),
                       errhint("CALL underway.wait_for(id) outside a transaction block.")));
     }
     take_place(*PG_GETARG_UUID_P(0));
@@ -154,7 +157,7 @@ UNDERWAY_ENTRY(underway_wait_for) {
     require_preload();
     if (PG_ARGISNULL(0)) {
       ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("id must not be null"),
-                      errhint("Give the id that enqueue returned.")));
+                      errhint("Give the id that underway.enqueue() returned.")));
     }
     id = *PG_GETARG_UUID_P(0);
     const int64 ms = checked_timeout(PG_ARGISNULL(1) ? nullptr : PG_GETARG_INTERVAL_P(1), longest_wait_ms);

@@ -12,9 +12,23 @@ bool is_transition(Oid type) {
          type == GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum("transition"), ObjectIdGetDatum(schema));
 }
 
+bool has_out_argument(HeapTuple tuple) {
+  Oid* types = nullptr;
+  char** names = nullptr;
+  char* modes = nullptr;
+  const int n = get_func_arg_info(tuple, &types, &names, &modes);
+  for (int i = 0; i < n && modes != nullptr; i++) {
+    if (modes[i] == PROARGMODE_OUT) {
+      return true;
+    }
+  }
+  return false;
+}
+
 }  // namespace
 
-const char* unfit_handler(Form_pg_proc form) {
+const char* unfit_handler(HeapTuple tuple) {
+  auto form = reinterpret_cast<Form_pg_proc>(GETSTRUCT(tuple));
   if (form->prokind != PROKIND_FUNCTION && form->prokind != PROKIND_PROCEDURE) {
     return "it is an aggregate or a window function";
   }
@@ -23,6 +37,13 @@ const char* unfit_handler(Form_pg_proc form) {
   }
   if (form->prorettype == TRIGGEROID || form->prorettype == EVENT_TRIGGEROID) {
     return "it is a trigger function";
+  }
+  if (isAnyTempNamespace(form->pronamespace)) {
+    return "it is a temporary function of one session";
+  }
+  // Those of a function are its result; CALL wants something written for those of a procedure.
+  if (form->prokind == PROKIND_PROCEDURE && has_out_argument(tuple)) {
+    return "it is a procedure with OUT arguments";
   }
   return nullptr;
 }
@@ -48,7 +69,7 @@ Oid find_handler(const char* schema, const char* name, bool takes_input) {
   if (!HeapTupleIsValid(tuple)) {
     return InvalidOid;
   }
-  const bool fit = unfit_handler(reinterpret_cast<Form_pg_proc>(GETSTRUCT(tuple))) == nullptr;
+  const bool fit = unfit_handler(tuple) == nullptr;
   ReleaseSysCache(tuple);
   return fit ? function : InvalidOid;
 }

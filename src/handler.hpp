@@ -10,8 +10,8 @@ namespace underway {
 // The oid by exact schema, name and argument types, or InvalidOid when there is none, or none that can be a handler.
 Oid find_handler(const char* schema, const char* name, bool takes_input);
 
-// Why a function cannot be a handler, or null.
-const char* unfit_handler(Form_pg_proc form);
+// Why the function of this row of pg_proc cannot be a handler, or null.
+const char* unfit_handler(HeapTuple tuple);
 
 enum class action { done, again, give_up };
 

@@ -19,8 +19,11 @@ Oid to_regprocedure_or_none(const char* signature) {
   return fcinfo->isnull ? InvalidOid : DatumGetObjectId(found);
 }
 
+// With argument types. A quoted name may hold a parenthesis.
+bool is_exact(const char* handler) noexcept { return *handler != '\0' && handler[strlen(handler) - 1] == ')'; }
+
 Oid resolve(const char* handler) {
-  if (strchr(handler, '(') != nullptr) {
+  if (is_exact(handler)) {
     return to_regprocedure_or_none(handler);
   }
   const Oid with_input = to_regprocedure_or_none(psprintf("%s(jsonb)", handler));
@@ -49,7 +52,7 @@ Datum describe(Oid function, const char* handler) {
     elog(ERROR, "cache lookup failed for function %u", function);
   }
   auto form = reinterpret_cast<Form_pg_proc>(GETSTRUCT(tuple));
-  const char* why = unfit_handler(form);
+  const char* why = unfit_handler(tuple);
   if (why == nullptr && (form->pronargs > 1 || (form->pronargs == 1 && form->proargtypes.values[0] != JSONBOID))) {
     why = "its arguments are not (jsonb) and not ()";
   }
@@ -75,11 +78,19 @@ Datum describe(Oid function, const char* handler) {
 }  // namespace
 
 UNDERWAY_ENTRY(underway_resolve_handler) {
-  return pg::call([fcinfo] {
-    const char* handler = text_to_cstring(PG_GETARG_TEXT_PP(0));
-    const Oid function = as_caller([handler] { return resolve(handler); });
+  const char* handler = pg::call([fcinfo] {
+    return TextDatumGetCString(DirectFunctionCall1(btrim1, PG_GETARG_DATUM(0)));
+  });
+  Oid function = InvalidOid;
+  try {
+    function = pg::call([handler] { return as_caller([handler] { return resolve(handler); }); });
+  } catch (pg::error& e) {
+    e.suggest("Write the handler as f, schema.f or schema.f(jsonb), quoted as in SQL.");
+    throw;
+  }
+  return pg::call([handler, function] {
     if (!OidIsValid(function)) {
-      const bool exact = strchr(handler, '(') != nullptr;
+      const bool exact = is_exact(handler);
       ereport(ERROR,
               (errcode(ERRCODE_UNDEFINED_FUNCTION), errmsg("handler function %s%s does not exist", handler, exact ? "" : "(jsonb)"),
                exact ? 0 : errdetail("Neither is there %s().", handler),

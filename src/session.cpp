@@ -68,22 +68,42 @@ void renew_session(Jsonb* settings) {
   tx.commit();
 }
 
+namespace {
+
+void check_setting(Oid role, const char* name, const char* value) {
+  if (pg_strcasecmp(name, "role") == 0 || pg_strcasecmp(name, "session_authorization") == 0) {
+    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("settings: \"%s\" cannot be set for a queue", name),
+                    errhint("run_as says which role the handler runs as.")));
+  }
+  // These live in one transaction, and a session's settings are made in another.
+  for (const char* of_transaction : {"transaction_isolation", "transaction_read_only", "transaction_deferrable", "seed"}) {
+    if (pg_strcasecmp(name, of_transaction) == 0) {
+      ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("settings: \"%s\" cannot be set for a queue", name),
+                      errhint("For a transaction there are default_transaction_isolation, default_transaction_read_only and "
+                              "default_transaction_deferrable.")));
+    }
+  }
+  set_for(role, name, value, false);
+}
+
+void check_settings(Jsonb* settings, Oid role) {
+  Oid user = InvalidOid;
+  int security = 0;
+  GetUserIdAndSecContext(&user, &security);
+  SetUserIdAndSecContext(role, security);  // an error leaves through the abort, which restores it (xact.c)
+  each_setting(settings, [role](const char* name, const char* value) { check_setting(role, name, value); });
+  SetUserIdAndSecContext(user, security);
+}
+
+}  // namespace
+
 UNDERWAY_ENTRY(underway_check_settings) {
-  pg::call([fcinfo] {
-    const Oid role = PG_GETARG_OID(1);
-    Oid user = InvalidOid;
-    int security = 0;
-    GetUserIdAndSecContext(&user, &security);
-    SetUserIdAndSecContext(role, security);  // an error leaves through the abort, which restores it (xact.c)
-    each_setting(PG_GETARG_JSONB_P(0), [role](const char* name, const char* value) {
-      if (pg_strcasecmp(name, "role") == 0 || pg_strcasecmp(name, "session_authorization") == 0) {
-        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("settings: \"%s\" cannot be set for a queue", name),
-                        errhint("run_as says which role the handler runs as.")));
-      }
-      set_for(role, name, value, false);
-    });
-    SetUserIdAndSecContext(user, security);
-  });
+  try {
+    pg::call([fcinfo] { check_settings(PG_GETARG_JSONB_P(0), PG_GETARG_OID(1)); });
+  } catch (pg::error& e) {
+    e.suggest("settings may hold what the role that the queue runs as may SET in a session; see the view pg_settings.");
+    throw;
+  }
   PG_RETURN_BOOL(true);
 }
 

@@ -17,6 +17,12 @@ error::~error() {
   }
 }
 
+void error::suggest(const char* hint) noexcept {
+  if (data_->hint == nullptr) {
+    data_->hint = MemoryContextStrdup(context_, hint);
+  }
+}
+
 ErrorData* error::release() noexcept {
   MemoryContextSetParent(context_, IsTransactionState() ? CurTransactionContext : TopMemoryContext);
   context_ = nullptr;

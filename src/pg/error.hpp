@@ -28,6 +28,8 @@ class error {
   int sqlstate() const noexcept { return data_->sqlerrcode; }
   const ErrorData& data() const noexcept { return *data_; }
   void drop_context() noexcept { data_->context = nullptr; }
+  // For an error of the server that says what is wrong, and not what helps. hint: a literal.
+  void suggest(const char* hint) noexcept;
   // Gives the copy to the current transaction, to be thrown again by the server.
   ErrorData* release() noexcept;
 
