@@ -11,8 +11,15 @@ const PQcommMethods* real = nullptr;
 
 void append(const char* s) noexcept {
   const int n = Min(static_cast<int>(strlen(s)), room - used);
-  const int whole = pg_mbcliplen(s, static_cast<int>(strlen(s)), n);
+  // The server has converted it for a client that the handler made up with SET client_encoding.
+  const bool converted = pg_get_client_encoding() != GetDatabaseEncoding();
+  const int whole = converted ? n : pg_mbcliplen(s, static_cast<int>(strlen(s)), n);
   memcpy(text + used, s, static_cast<size_t>(whole));
+  if (converted) {
+    for (int i = used; i < used + whole; i++) {
+      text[i] = IS_HIGHBIT_SET(text[i]) ? '?' : text[i];
+    }
+  }
   used += whole;
   text[used] = '\0';
 }

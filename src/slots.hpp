@@ -26,6 +26,7 @@ enum class death : uint32 {
 struct worker_slot {
   static constexpr int max_prefetch = 64;
   static constexpr int progress_size = 512;
+  static constexpr size_t most_progress = 500;
 
   std::atomic<slot_state> state;
   std::atomic<Oid> database;
