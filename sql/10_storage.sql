@@ -72,7 +72,8 @@ CREATE TABLE underway_internal.task (
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
         autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0, toast.autovacuum_vacuum_scale_factor = 0.02);
 CREATE INDEX task_pending ON underway_internal.task (queue_id, priority, run_at, id) WHERE state = 'pending';
-CREATE INDEX task_in_progress ON underway_internal.task (slot) WHERE state = 'in_progress';
+-- Not WHERE state = 'in_progress': statistics taken while little runs would make the planner read all of it to finish one task.
+CREATE INDEX task_in_progress ON underway_internal.task (slot) WHERE slot IS NOT NULL;
 CREATE UNIQUE INDEX task_lease ON underway_internal.task (lease) WHERE lease IS NOT NULL;
 CREATE INDEX task_leased ON underway_internal.task (queue_id) WHERE lease IS NOT NULL;
 CREATE INDEX task_waiting ON underway_internal.task (queue_id) WHERE state = 'waiting';
