@@ -17,6 +17,7 @@ CREATE FUNCTION underway_internal.adopt(caller oid) RETURNS int LANGUAGE plpgsql
 DECLARE
     all_of_them bool := underway_internal.owns_database(caller);
     q underway_internal.queue;
+    held underway_internal.task;
     due record;
     n int := 0;
     refused int := 0;
@@ -32,6 +33,13 @@ BEGIN
                 SELECT t.priority, t.run_at, t.id FROM underway_internal.task t
                 WHERE t.queue_id = q.id AND t.priority = p AND t.state = 'pending' ORDER BY t.run_at, t.id LIMIT 1) s LOOP
             PERFORM underway_internal.note(q.id, due.priority, due.run_at, due.id);
+        END LOOP;
+        -- What workers of the original had in hand when the copy was made is in nobody's hands here. Not so leases: their
+        -- holders may beat here as well, or are found silent.
+        FOR held IN SELECT x.* FROM underway_internal.task x
+                WHERE x.queue_id = q.id AND x.state = 'in_progress' AND x.slot IS NOT NULL LOOP
+            PERFORM underway_internal.reclaim(held, 'asked', 'the database was copied during this attempt',
+                current_setting('underway.max_crashes')::int);
         END LOOP;
         UPDATE underway_internal.queue x SET home_system = underway_internal.system_identifier(),
                 home_database = (SELECT d.oid::bigint FROM pg_catalog.pg_database d WHERE d.datname = current_database())

@@ -1,6 +1,7 @@
 #include "coordinator.hpp"
 
 #include "clock.hpp"
+#include "external.hpp"
 #include "pg/identity.hpp"
 #include "pg/transaction.hpp"
 #include "pool.hpp"
@@ -22,6 +23,7 @@ Oid extension = InvalidOid;
 bool for_good = false;  // this process is not to be followed by another until somebody asks
 queue_list queues;
 uint32 seen_generation = 0;
+bool seen_enabled = true;
 TimestampTz next_safety_check = DT_NOBEGIN;
 TimestampTz last_busy = DT_NOBEGIN;
 bool told_held = false;
@@ -54,7 +56,9 @@ void publish() {
     if (!settings::enabled && q.why == obstacle::none) {
       q.why = obstacle::paused;
     }
-    q.entry->full = false;
+    if (q.entry->full.exchange(false)) {
+      wake_external(db->oid, q.id, 1);  // it may have been held
+    }
     const bool runs = q.why == obstacle::none;
     q.entry->quiet = !runs && q.why != obstacle::dropped;
     q.entry->role = runs ? q.owner : InvalidOid;
@@ -73,7 +77,7 @@ void publish() {
 
 void load_queues() {
   const uint32 generation = db->generation;
-  if (generation == seen_generation) {
+  if (generation == seen_generation && settings::enabled == seen_enabled) {
     return;
   }
   db->blocked = true;  // while we look, so that a handler made meanwhile makes us look again
@@ -82,6 +86,7 @@ void load_queues() {
   tx.commit();
   publish();
   seen_generation = generation;
+  seen_enabled = settings::enabled;
 }
 
 void safety_check() {

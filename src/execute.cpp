@@ -91,7 +91,8 @@ class attempt {
         pg::call([&] { return MemoryContextAllocZero(memory_, sizeof(finished_task) * static_cast<Size>(n)); }));
     handler* h = handler_of(q_->handler);
     pg::call([&] {
-      if (q_->async) {
+      // Not with a suspect: its end could be lost with the next crash, and be charged to it.
+      if (q_->async && std::all_of(tasks, tasks + n, [](const claimed_task& t) { return t.crashes == 0; })) {
         (void)set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
       }
       for (int i = 0; i < n; i++) {

@@ -98,7 +98,8 @@ void lower_all() noexcept {
 }
 
 void tell() noexcept {
-  database_entry* db = find_database(MyDatabaseId, false);
+  // Made here for a copy of another database, which the launcher has not heard of: no extension was created in it.
+  database_entry* db = find_database(MyDatabaseId, true);
   if (db == nullptr) {
     return;
   }

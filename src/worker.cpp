@@ -82,6 +82,9 @@ queue_info* choose(int* priority) noexcept {
   queue_info* best = nullptr;
   TimestampTz best_due = DT_NOEND;
   *priority = priorities;
+  if (!settings::enabled) {
+    return nullptr;  // as of the last reload of the configuration
+  }
   for (queue_info& q : queues) {
     if (q.why != obstacle::none || q.entry == nullptr || q.entry->earliest > now || at_limit(q)) {
       continue;
