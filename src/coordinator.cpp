@@ -28,7 +28,10 @@ bool told_held = false;
 
 void leave(int, Datum) {
   db->coordinator_pid = 0;
-  db->poked = false;
+  const bool poked = db->poked.exchange(false);
+  if (for_good && poked && db->oid != InvalidOid) {
+    db->wanted = true;  // while it was about to leave
+  }
   if (!for_good && db->oid != InvalidOid) {
     db->wanted = true;
     db->retry_at = GetCurrentTimestamp() + std::min<TimestampTz>(60, TimestampTz{1} << std::min(db->failures++, 6)) * USECS_PER_SEC / 10;
@@ -211,6 +214,7 @@ void attach(int entry) {
   db->coordinator_proc = pg::my_proc_number();
   db->coordinator_pid = MyProcPid;
   db->starting = false;
+  poke_launcher();  // which starts few at a time
   if (db->holds > 0) {
     proc_exit(0);
   }
