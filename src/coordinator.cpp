@@ -183,7 +183,7 @@ void run() {
       pg::call([] { return AllocSetContextCreate(TopMemoryContext, "underway coordinator", ALLOCSET_DEFAULT_SIZES); });
   seen_generation = db->generation - 1;
   last_busy = GetCurrentTimestamp();
-  reclaim::earlier_boots();
+  reclaim::earlier_work(db);
   do {
     pg::call([loop] {
       MemoryContextSwitchTo(loop);

@@ -33,7 +33,7 @@ void leave_slot(int, Datum) {
     my_slot->died = death::own;
   }
   my_slot->pid = 0;
-  my_slot->state = my_slot->tasks > 0 ? slot_state::dead : slot_state::free;
+  my_slot->state = my_slot->tasks > 0 || my_slot->revoked > 0 ? slot_state::dead : slot_state::free;
   worker_left(my_slot->database);
 }
 
@@ -123,23 +123,26 @@ int reserve(const queue_info& q, int n) noexcept {
   return std::max(n, 0);
 }
 
-void hold(const claimed_task* tasks, int n) noexcept {
+void hold(const queue_info& q, const claimed_task* tasks, int n) noexcept {
   SpinLockAcquire(&my_slot->mutex);
-  my_slot->begun = 0;
+  my_slot->begun = q.batch > 1 ? n : 0;  // a batch is begun as a whole
   my_slot->prefetched = n;
   for (int i = 0; i < std::min(n, worker_slot::max_prefetch); i++) {
     my_slot->ids[i] = tasks[i].id;
     my_slot->attempts[i] = tasks[i].attempt;
   }
-  SpinLockRelease(&my_slot->mutex);
   my_slot->tasks = n;
+  SpinLockRelease(&my_slot->mutex);
 }
 
 // The place that this worker had under the queue's limit is free: one who sleeps can take it.
 void free_place(const queue_info& q) noexcept {
   disable_timeout(overdue_timer, false);
+  SpinLockAcquire(&my_slot->mutex);
   my_slot->overdue = false;
+  my_slot->prefetched = my_slot->begun;
   my_slot->tasks = 0;
+  SpinLockRelease(&my_slot->mutex);
   if (q.concurrency > 0 && q.entry->earliest <= clock_now()) {
     (void)wake_idle(MyDatabaseId, my_slot->role, 1);
   }
