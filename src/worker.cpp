@@ -72,6 +72,8 @@ void load_queues() {
   loaded = true;
 }
 
+bool is_current() noexcept { return database->generation == seen_generation; }
+
 bool at_limit(const queue_info& q) noexcept {
   return q.concurrency > 0 && tasks_held(MyDatabaseId, q.id) >= q.concurrency;
 }
@@ -155,20 +157,25 @@ bool work(MemoryContext memory, claimed_task* tasks) {
   if (q == nullptr) {
     return false;
   }
+  if (q->entry->earliest == DT_NOBEGIN && survey(*q)) {
+    return true;
+  }
   const int n = reserve(*q, wanted(*q));
   if (n == 0) {
     return true;
   }
-  const claim_result claimed = dequeue(q, priority, n, memory, tasks);
+  const claim_result claimed = dequeue(q, priority, n, memory, tasks, is_current);
   if (q->why != obstacle::none) {
     // The coordinator reads the queues again after this, so that a handler that is made meanwhile is not missed.
     database->blocked = true;
     database->generation++;
     poke_coordinator(database);
   }
-  hold(tasks, claimed.count);
-  if (claimed.full && q->entry->earliest <= clock_now() && !database->saturated &&
-      wake_idle(MyDatabaseId, my_slot->role, 1) == 0) {
+  hold(*q, tasks, claimed.count);
+  // While this one is busy, another goes on: also when no more was found, for somebody may have come while the limit was reached
+  // only by the places reserved here.
+  if (claimed.count > 0 && q->entry->earliest <= clock_now() && !at_limit(*q) &&
+      wake_idle(MyDatabaseId, my_slot->role, 1) == 0 && !database->saturated) {
     poke_coordinator(database);
   }
   if (claimed.count > 0) {
