@@ -7,6 +7,8 @@ CREATE FUNCTION underway_internal.new_id() RETURNS uuid
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_new_id';
 CREATE FUNCTION underway_internal.note(queue_id int, priority int, run_at timestamptz, id uuid, tasks int DEFAULT 1) RETURNS bool
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_note';
+CREATE FUNCTION underway_internal.note_locked(queue_id int, priority int, run_at timestamptz, id uuid) RETURNS bool
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_note_locked';
 CREATE FUNCTION underway_internal.note_expiry(expires_at timestamptz) RETURNS bool
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_note_expiry';
 CREATE FUNCTION underway_internal.place_free(queue_id int) RETURNS bool

@@ -1,5 +1,6 @@
 -- Enqueue: pending rows, in the caller's transaction; workers are woken at its commit.
--- Invariant: note() is called in the transaction that makes a row pending, so that the low-water mark never passes it.
+-- Invariant: note() is called in the transaction that makes a row pending, and note_locked() before a pending row is locked, which
+-- may come free again: so the low-water mark never passes it.
 
 CREATE FUNCTION underway_internal.check_task_options(
         delay interval, run_at timestamptz, priority int, ttl interval, timeout interval, heartbeat interval, retry jsonb,

@@ -23,8 +23,7 @@ BEGIN
 END $$;
 
 -- The coordinator's sweep for queues that nobody claims from (paused, blocked), at most max_tasks in one transaction.
--- No note() is needed: a row that this transaction locks is deleted by it; should it abort, the sweep runs again and
--- notes the head of the queue first.
+-- The head of a priority is noted before its rows are locked: should this abort, they come free below the low-water mark.
 CREATE FUNCTION underway_internal.expire(default_ttl interval, max_tasks int) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     q underway_internal.queue;
@@ -38,7 +37,7 @@ BEGIN
         FOR p IN 0..15 LOOP
             IF EXISTS (SELECT FROM underway_internal.task x WHERE x.queue_id = q.id AND x.priority = p AND x.state = 'pending'
                     AND x.run_at <= now - coalesce(q.ttl, default_ttl)) THEN
-                PERFORM underway_internal.note(q.id, p, '-infinity', '00000000-0000-0000-0000-000000000000');
+                PERFORM underway_internal.note_locked(q.id, p, '-infinity', '00000000-0000-0000-0000-000000000000');
                 FOR t IN DELETE FROM underway_internal.task x WHERE x.id IN (
                         SELECT y.id FROM underway_internal.task y
                         WHERE y.queue_id = q.id AND y.priority = p AND y.state = 'pending' AND y.attempt = 0 AND y.expires_at IS NULL
@@ -56,7 +55,7 @@ BEGIN
               AND y.home_system = underway_internal.system_identifier()
               AND y.home_database = (SELECT d.oid::bigint FROM pg_database d WHERE d.datname = current_database())
             ORDER BY x.expires_at LIMIT max_tasks - n LOOP
-        PERFORM underway_internal.note(t.queue_id, t.priority, t.run_at, t.id);
+        PERFORM underway_internal.note_locked(t.queue_id, t.priority, t.run_at, t.id);
         DELETE FROM underway_internal.task x WHERE x.id = t.id AND x.attempt = 0 AND x.state = 'pending' RETURNING x.* INTO t;
         IF FOUND THEN
             PERFORM underway_internal.expire_task(t, NULL);
@@ -82,7 +81,7 @@ BEGIN
     FOR t IN SELECT x.* FROM underway_internal.task x
             WHERE x.queue_id = end_dropped.queue_id AND x.state IN ('pending', 'waiting') LIMIT max_tasks LOOP
         IF t.state = 'pending' THEN
-            PERFORM underway_internal.note(t.queue_id, t.priority, t.run_at, t.id);
+            PERFORM underway_internal.note_locked(t.queue_id, t.priority, t.run_at, t.id);
         END IF;
         DELETE FROM underway_internal.task x WHERE x.id = t.id AND x.state IN ('pending', 'waiting') RETURNING x.* INTO t;
         IF FOUND THEN

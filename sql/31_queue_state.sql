@@ -19,7 +19,7 @@ BEGIN
             WHERE t.queue_id = take_pending.queue_id AND t.priority = p AND t.state = 'pending'
             ORDER BY t.run_at, t.id LIMIT 1;
         CONTINUE WHEN NOT FOUND;
-        PERFORM underway_internal.note(take_pending.queue_id, p, first_at, first_id);
+        PERFORM underway_internal.note_locked(take_pending.queue_id, p, first_at, first_id);
         RETURN QUERY
             WITH picked AS MATERIALIZED (
                 SELECT t.id FROM underway_internal.task t

@@ -14,12 +14,12 @@ BEGIN
         IF NOT FOUND OR seen.state = 'in_progress' THEN
             RETURN seen;
         END IF;
-        PERFORM underway_internal.note(seen.queue_id, seen.priority, seen.run_at, seen.id);
+        PERFORM underway_internal.note_locked(seen.queue_id, seen.priority, seen.run_at, seen.id);
         SELECT x.* INTO t FROM underway_internal.task x
             WHERE x.id = lock_unfinished.id AND x.state <> 'in_progress' FOR UPDATE;
         IF FOUND THEN
             IF (t.queue_id, t.priority, t.run_at) IS DISTINCT FROM (seen.queue_id, seen.priority, seen.run_at) THEN
-                PERFORM underway_internal.note(t.queue_id, t.priority, t.run_at, t.id);
+                PERFORM underway_internal.note_locked(t.queue_id, t.priority, t.run_at, t.id);
             END IF;
             RETURN t;
         END IF;
@@ -215,7 +215,7 @@ BEGIN
         PERFORM underway_internal.wrong_state(id, t.state, 'resumed',
             'Only a task that underway.pause() stopped can be resumed.');
     END IF;
-    -- lock_unfinished() has noted the key that the row has as a pending one.
+    PERFORM underway_internal.note(t.queue_id, t.priority, t.run_at, t.id);
     UPDATE underway_internal.task x SET state = 'pending', paused_by = NULL WHERE x.id = id;
     IF t.expires_at IS NOT NULL THEN
         PERFORM underway_internal.note_expiry(t.expires_at);

@@ -62,7 +62,7 @@ void take_place(const pg_uuid_t& id) {
   LWLockRelease(registry_lock);
   if (my_place < 0) {
     ereport(ERROR, (errcode(ERRCODE_TOO_MANY_CONNECTIONS), errmsg("too many sessions wait for tasks"),
-                    errhint("There is room for max_connections of them.")));
+                    errhint("There is room for max_connections and max_worker_processes of them.")));
   }
   shared->awaiting++;
 }

@@ -35,7 +35,7 @@ void move_clock(int64 offset) noexcept {
   reset_all_marks(InvalidOid);
   for (int n = 0; n < shared->databases_size; n++) {
     if (shared->databases()[n].oid != InvalidOid) {
-      after_prepared_transaction(shared->databases()[n].oid);
+      everything_may_have_changed(shared->databases()[n].oid);
     }
   }
 }

@@ -30,7 +30,10 @@ bool told_held = false;
 
 void leave(int, Datum) {
   db->coordinator_pid = 0;
-  db->poked = false;
+  const bool poked = db->poked.exchange(false);
+  if (for_good && poked && db->oid != InvalidOid) {
+    db->wanted = true;  // while it was about to leave
+  }
   if (!for_good && db->oid != InvalidOid) {
     db->wanted = true;
     db->retry_at = GetCurrentTimestamp() + std::min<TimestampTz>(60, TimestampTz{1} << std::min(db->failures++, 6)) * USECS_PER_SEC / 10;
@@ -185,7 +188,7 @@ void run() {
       pg::call([] { return AllocSetContextCreate(TopMemoryContext, "underway coordinator", ALLOCSET_DEFAULT_SIZES); });
   seen_generation = db->generation - 1;
   last_busy = GetCurrentTimestamp();
-  reclaim::earlier_boots();
+  reclaim::earlier_work(db);
   do {
     pg::call([loop] {
       MemoryContextSwitchTo(loop);
@@ -216,6 +219,7 @@ void attach(int entry) {
   db->coordinator_proc = pg::my_proc_number();
   db->coordinator_pid = MyProcPid;
   db->starting = false;
+  poke_launcher();  // which starts few at a time
   if (db->holds > 0) {
     proc_exit(0);
   }

@@ -7,6 +7,8 @@
 #include "waitpoint.hpp"
 #include "wake.hpp"
 
+#include <algorithm>
+
 namespace underway {
 
 namespace {
@@ -14,6 +16,7 @@ namespace {
 pg::statement claim("SELECT * FROM underway_internal.claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)", INT4OID, INT4OID,
                     TIMESTAMPTZOID, UUIDOID, INT4OID, INTERVALOID, INT4OID, TEXTOID, INT8OID, INT4OID, INT4OID);
 pg::statement next_due("SELECT underway_internal.next_due($1, $2, $3)", INT4OID, INT4OID, TIMESTAMPTZOID);
+pg::statement heads("SELECT priority, run_at FROM underway_internal.heads($1)", INT4OID);
 pg::statement expire_claimed("SELECT underway_internal.expire_claimed($1, $2)", UUIDARRAYOID, INTERVALOID);
 pg::statement give_back_tasks("SELECT underway_internal.give_back($1, $2)", UUIDARRAYOID, INT4ARRAYOID);
 
@@ -54,9 +57,9 @@ void take(const pg::row& r, MemoryContext memory, claimed_task* tasks, seen* s) 
 claim_result claim_tasks(const claim_source& from, int priority, int max_tasks, MemoryContext memory, claimed_task* tasks) {
   seen s;
   // Before the claim's snapshot; the end of the transaction, however it comes, ends the scan (wake.cpp).
-  watched_claim* c = begin_claim(from.entry, priority);
+  watched_claim* c = begin_claim(from.entry, from.queue_id, priority);
   pg::call([] { waitpoint(waitpoint_id::scan_registered); });
-  const row_key start = c != nullptr ? c->start : lowest_key;
+  const row_key start = c != nullptr ? c->scan.start : lowest_key;
   const TimestampTz scanned_at = clock_now();
   TimestampTz due = DT_NOEND;
   const bool leased = from.slot < 0;
@@ -104,7 +107,7 @@ claim_result claim_tasks(const claim_source& from, int priority, int max_tasks, 
   return {s.count, !exhausted};
 }
 
-claim_result dequeue(queue_info* q, int priority, int max_tasks, MemoryContext memory, claimed_task* tasks) {
+claim_result dequeue(queue_info* q, int priority, int max_tasks, MemoryContext memory, claimed_task* tasks, bool (*is_current)()) {
   pg::transaction tx(pg::transaction::kind::ours);
   q->why = pg::call([q] { return check_handler(q); });
   if (q->why != obstacle::none) {
@@ -122,8 +125,29 @@ claim_result dequeue(queue_info* q, int priority, int max_tasks, MemoryContext m
     waitpoint(waitpoint_id::claimed);
     ForceSyncCommit();  // what runs must be known to run, whatever the durability of the work (promise 4)
   });
+  if (!is_current()) {
+    return {};
+  }
   tx.commit();
   return claimed;
+}
+
+bool survey(const queue_info& q) {
+  TimestampTz found[priorities];
+  std::fill(found, found + priorities, DT_NOEND);
+  const struct survey begun = begin_survey(q.entry);
+  pg::transaction tx(pg::transaction::kind::ours);
+  {
+    pg::as_owner owner(true);
+    const pg::value id = pg::of(q.id);
+    heads.run(&id, [&found](const pg::row& r) {
+      if (!r.null(2)) {
+        found[r.int4(1)] = r.time(2);
+      }
+    });
+  }
+  tx.commit();
+  return end_survey(q.entry, begun, found);
 }
 
 void give_back(const claimed_task* tasks, int n) {

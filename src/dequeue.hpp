@@ -25,7 +25,12 @@ struct claim_source {
 claim_result claim_tasks(const claim_source& from, int priority, int max_tasks, MemoryContext memory, claimed_task* tasks);
 
 // A worker's. Tasks and what they point at are allocated in `memory`. With a handler that is gone or forbidden nothing is taken: see q->why.
-claim_result dequeue(queue_info* q, int priority, int max_tasks, MemoryContext memory, claimed_task* tasks);
+// is_current is asked last: false takes everything back, since the queue was paused or changed meanwhile.
+claim_result dequeue(queue_info* q, int priority, int max_tasks, MemoryContext memory, claimed_task* tasks, bool (*is_current)());
+
+// Finds out when each priority of a queue is next due, where nothing is known: in one look instead of a claim for each.
+// False: something became pending meanwhile, and some are still unknown.
+bool survey(const queue_info& q);
 
 // Hands back tasks that were claimed by this process and not begun.
 void give_back(const claimed_task* tasks, int n);

@@ -21,7 +21,7 @@ void wake_external(Oid database, int queue_id, int wanted) noexcept {
       continue;
     }
     for (int i = 0; i < w.count; i++) {
-      if (w.queues[i] == queue_id && !w.told.exchange(true)) {
+      if ((w.queues[i] == queue_id || queue_id == 0) && !w.told.exchange(true)) {
         pg::set_latch_of(proc - 1);
         wanted--;
         break;
@@ -198,7 +198,7 @@ void take_place(const int* queues, int count) {
   LWLockRelease(registry_lock);
   if (my_place == nullptr) {
     ereport(ERROR, (errcode(ERRCODE_TOO_MANY_CONNECTIONS), errmsg("too many sessions wait for work"),
-                    errhint("There is room for max_connections of them.")));
+                    errhint("There is room for max_connections and max_worker_processes of them.")));
   }
 }
 

@@ -16,7 +16,7 @@ struct work_waiter {
   int queues[max_queues];
 };
 
-// Wakes up to `wanted` of those who wait for the queue.
+// Wakes up to `wanted` of those who wait for the queue (0: for any).
 void wake_external(Oid database, int queue_id, int wanted) noexcept;
 
 }  // namespace underway

@@ -159,7 +159,7 @@ void after_utility(const Node* statement) {
     case T_TransactionStmt: {
       const TransactionStmtKind kind = reinterpret_cast<const TransactionStmt*>(statement)->kind;
       if (kind == TRANS_STMT_COMMIT_PREPARED || kind == TRANS_STMT_ROLLBACK_PREPARED) {
-        after_prepared_transaction(MyDatabaseId);
+        everything_may_have_changed(MyDatabaseId);
       }
       break;
     }

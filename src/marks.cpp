@@ -20,12 +20,13 @@ int* bucket_of(Oid database, int queue_id) noexcept {
 
 void know_nothing(queue_entry* q) noexcept {
   for (lane& l : q->lanes) {
-    l = {lowest_key, DT_NOBEGIN};
+    l = {lowest_key, DT_NOBEGIN, l.changes + 1};
   }
   for (active_scan& s : q->scans) {
     s.low = lowest_key;
   }
   q->earliest = DT_NOBEGIN;
+  q->full = false;
 }
 
 void find_earliest(queue_entry* q) noexcept {
@@ -48,7 +49,6 @@ void unlink(queue_entry* q) noexcept {
   q->database = InvalidOid;
   q->role = InvalidOid;
   q->quiet = false;
-  q->full = false;
   know_nothing(q);
   SpinLockRelease(&q->mutex);
   shared->queues_used--;
@@ -73,9 +73,9 @@ queue_entry* take_entry(Oid database, int queue_id) noexcept {
     SpinLockAcquire(&q->mutex);
     q->database = database;
     q->queue_id = queue_id;
+    q->epoch++;
     q->role = InvalidOid;
     q->quiet = false;
-    q->full = false;
     for (active_scan& s : q->scans) {
       s.used = false;
     }
@@ -126,36 +126,43 @@ void forget_queue_entry(Oid database, int queue_id) noexcept {
   LWLockRelease(registry_lock);
 }
 
-int begin_scan(queue_entry* q, int priority, row_key* start) noexcept {
-  int scan = -1;
+scan begin_scan(queue_entry* q, int queue_id, int priority) noexcept {
+  scan s = {-1, 0, 0, lowest_key};
   SpinLockAcquire(&q->mutex);
-  for (int n = 0; n < queue_entry::max_scans && scan < 0; n++) {
-    if (!q->scans[n].used) {
-      q->scans[n] = {true, priority, highest_key};
-      scan = n;
+  if (q->database == MyDatabaseId && q->queue_id == queue_id) {
+    s.epoch = q->epoch;
+    s.changes = q->lanes[priority].changes;
+    s.start = q->lanes[priority].mark;
+    for (int n = 0; n < queue_entry::max_scans && s.place < 0; n++) {
+      if (!q->scans[n].used) {
+        q->scans[n] = {true, priority, highest_key};
+        s.place = n;
+      }
     }
   }
-  if (start != nullptr) {
-    *start = q->lanes[priority].mark;
-  }
   SpinLockRelease(&q->mutex);
-  return scan;
+  return s;
 }
 
-void end_scan(queue_entry* q, int scan, int priority, const row_key* last, bool exhausted, TimestampTz scanned_at,
+void end_scan(queue_entry* q, const scan& s, int priority, const row_key* last, bool exhausted, TimestampTz scanned_at,
               TimestampTz next_due) noexcept {
-  if (scan < 0) {
+  SpinLockAcquire(&q->mutex);
+  lane& l = q->lanes[priority];
+  if (s.epoch != q->epoch || (s.place < 0 && s.changes != l.changes)) {
+    SpinLockRelease(&q->mutex);
     return;
   }
-  SpinLockAcquire(&q->mutex);
-  active_scan& s = q->scans[scan];
-  lane& l = q->lanes[priority];
+  row_key low = highest_key;
+  if (s.place >= 0) {
+    low = q->scans[s.place].low;
+    q->scans[s.place].used = false;
+  }
   row_key mark = exhausted ? row_key{scanned_at, {{0}}} : last != nullptr ? *last : l.mark;
   TimestampTz due = exhausted ? next_due : mark.run_at;
-  if (before(s.low, mark)) {
-    mark = s.low;
+  if (before(low, mark)) {
+    mark = low;
   }
-  due = std::min(due, s.low.run_at);
+  due = std::min(due, low.run_at);
   // Two scans end in any order: the mark only rises here, and next_due only rises with a scan that saw everything.
   if (before(l.mark, mark)) {
     l.mark = mark;
@@ -163,54 +170,64 @@ void end_scan(queue_entry* q, int scan, int priority, const row_key* last, bool 
   if (exhausted || due > l.next_due) {
     l.next_due = due;
   }
-  s.used = false;
   find_earliest(q);
   SpinLockRelease(&q->mutex);
 }
 
-void drop_scan(queue_entry* q, int scan) noexcept {
-  if (scan >= 0) {
-    SpinLockAcquire(&q->mutex);
-    q->scans[scan].used = false;
-    SpinLockRelease(&q->mutex);
+void drop_scan(queue_entry* q, const scan& s) noexcept {
+  SpinLockAcquire(&q->mutex);
+  if (s.epoch == q->epoch && s.place >= 0) {
+    q->scans[s.place].used = false;
   }
+  SpinLockRelease(&q->mutex);
 }
 
-bool end_survey(queue_entry* q, int scan, const TimestampTz heads[priorities]) noexcept {
-  if (scan < 0) {
-    return false;
-  }
+survey begin_survey(queue_entry* q) noexcept {
+  survey s = {};
   SpinLockAcquire(&q->mutex);
-  const bool valid = !before(q->scans[scan].low, highest_key);
-  if (valid) {
-    for (int p = 0; p < priorities; p++) {
-      if (q->lanes[p].next_due == DT_NOBEGIN) {
-        q->lanes[p].next_due = heads[p];
+  s.epoch = q->epoch;
+  for (int p = 0; p < priorities; p++) {
+    s.changes[p] = q->lanes[p].changes;
+  }
+  SpinLockRelease(&q->mutex);
+  return s;
+}
+
+bool end_survey(queue_entry* q, const survey& s, const TimestampTz heads[priorities]) noexcept {
+  SpinLockAcquire(&q->mutex);
+  for (int p = 0; p < priorities && s.epoch == q->epoch; p++) {
+    lane& l = q->lanes[p];
+    if (l.next_due == DT_NOBEGIN && l.changes == s.changes[p]) {
+      l.next_due = heads[p];
+    }
+  }
+  find_earliest(q);
+  const bool known = q->earliest != DT_NOBEGIN;
+  SpinLockRelease(&q->mutex);
+  return known;
+}
+
+bool lower(queue_entry* q, int queue_id, int priority, const row_key& key) noexcept {
+  SpinLockAcquire(&q->mutex);
+  const bool right = q->database == MyDatabaseId && q->queue_id == queue_id;
+  if (right) {
+    lane& l = q->lanes[priority];
+    l.changes++;
+    if (before(key, l.mark)) {
+      l.mark = key;
+    }
+    l.next_due = std::min(l.next_due, key.run_at);
+    for (active_scan& s : q->scans) {
+      if (s.used && s.priority == priority && before(key, s.low)) {
+        s.low = key;
       }
     }
-    find_earliest(q);
-  }
-  q->scans[scan].used = false;
-  SpinLockRelease(&q->mutex);
-  return valid;
-}
-
-void lower(queue_entry* q, int priority, const row_key& key) noexcept {
-  SpinLockAcquire(&q->mutex);
-  lane& l = q->lanes[priority];
-  if (before(key, l.mark)) {
-    l.mark = key;
-  }
-  l.next_due = std::min(l.next_due, key.run_at);
-  for (active_scan& s : q->scans) {
-    if (s.used && (s.priority == priority || s.priority < 0) && before(key, s.low)) {
-      s.low = key;
+    if (key.run_at < q->earliest) {
+      q->earliest = key.run_at;
     }
   }
-  if (key.run_at < q->earliest) {
-    q->earliest = key.run_at;
-  }
   SpinLockRelease(&q->mutex);
+  return right;
 }
 
 void reset_marks(queue_entry* q) noexcept {
@@ -230,7 +247,7 @@ void reset_all_marks(Oid database) noexcept {
 
 void lower_to_now(queue_entry* q) noexcept {
   for (int p = 0; p < priorities; p++) {
-    lower(q, p, lowest_key);
+    (void)lower(q, q->queue_id, p, lowest_key);
   }
 }
 

@@ -7,7 +7,7 @@
 //     to no more than the scan's low;
 //   - whoever makes a row pending, or locks a pending row, lowers at commit, abort and abort of a subtransaction: the mark and the
 //     low of every scan under way drop to that row's key. So a row that a scan skipped, because it was not visible yet or locked,
-//     is found by the next one.
+//     is found by the next one. That end also wakes somebody for it, since the one who skipped it may be asleep by then.
 // An entry whose mark is the minimum knows nothing: it is looked at from the head.
 #pragma once
 
@@ -28,19 +28,21 @@ bool before(const row_key& a, const row_key& b) noexcept;
 struct lane {           // the pending tasks of one queue with one priority
   row_key mark;         // start here
   TimestampTz next_due; // not before then; DT_NOEND: nothing pending
+  uint32 changes;       // how often something lowered it: who is not registered sees whether what it found still holds
 };
 
 struct active_scan {
   bool used;
-  int priority;  // -1: a survey of all
+  int priority;
   row_key low;
 };
 
 struct queue_entry {
-  static constexpr int max_scans = 16;  // one more claimer than that just does not raise the mark
+  static constexpr int max_scans = 16;  // one more claimer than that raises nothing if something lowered the lane meanwhile
   Oid database;       // set under registry_lock; InvalidOid: free
   int queue_id;
   int next;           // in its hash bucket
+  uint32 epoch;       // of this use of the entry: whoever still holds the entry of an earlier one changes nothing
   std::atomic<Oid> role;        // whose workers run it; InvalidOid: nobody's (external, paused, blocked, held)
   std::atomic<bool> quiet;      // the coordinator knows that it has nothing to do for it
   std::atomic<bool> full;       // external: its limit is reached, or it is paused; set before the look that finds it so
@@ -54,17 +56,30 @@ queue_entry* find_queue_entry(Oid database, int queue_id, bool make) noexcept;  
 void forget_queue_entries(Oid database) noexcept;
 void forget_queue_entry(Oid database, int queue_id) noexcept;
 
-// A scan is a number in queue_entry::scans, or -1 when there was no room.
-int begin_scan(queue_entry* q, int priority, row_key* start) noexcept;
+struct scan {
+  int place;       // in queue_entry::scans; -1: there was no room
+  uint32 epoch;
+  uint32 changes;  // of the lane, when it began
+  row_key start;
+};
+scan begin_scan(queue_entry* q, int queue_id, int priority) noexcept;
 // last: the key of the last row found. exhausted: no more rows were due at scanned_at; then next_due says when there will be.
-void end_scan(queue_entry* q, int scan, int priority, const row_key* last, bool exhausted, TimestampTz scanned_at,
+void end_scan(queue_entry* q, const scan& s, int priority, const row_key* last, bool exhausted, TimestampTz scanned_at,
               TimestampTz next_due) noexcept;
-// The scan's transaction aborted, or it found out nothing.
-void drop_scan(queue_entry* q, int scan) noexcept;
-// False: a row became pending meanwhile, and the survey is void.
-bool end_survey(queue_entry* q, int scan, const TimestampTz heads[priorities]) noexcept;
+// Nothing came of it.
+void drop_scan(queue_entry* q, const scan& s) noexcept;
 
-void lower(queue_entry* q, int priority, const row_key& key) noexcept;
+// A survey finds out when each priority is next due, where nothing is known. It is not registered, so its process may die.
+struct survey {
+  uint32 epoch;
+  uint32 changes[priorities];
+};
+survey begin_survey(queue_entry* q) noexcept;
+// False: something became pending meanwhile, and some lanes are still unknown.
+bool end_survey(queue_entry* q, const survey& s, const TimestampTz heads[priorities]) noexcept;
+
+// False: the entry is no longer this queue's.
+bool lower(queue_entry* q, int queue_id, int priority, const row_key& key) noexcept;
 // Back to knowing nothing.
 void reset_marks(queue_entry* q) noexcept;
 void reset_all_marks(Oid database) noexcept;  // InvalidOid: of every database

@@ -13,6 +13,14 @@ UNDERWAY_ENTRY(underway_note) {
   PG_RETURN_BOOL(true);
 }
 
+UNDERWAY_ENTRY(underway_note_locked) {
+  pg::call([fcinfo] {
+    const row_key key = {PG_GETARG_TIMESTAMPTZ(2), *PG_GETARG_UUID_P(3)};
+    note_locked(PG_GETARG_INT32(0), PG_GETARG_INT32(1), key);
+  });
+  PG_RETURN_BOOL(true);
+}
+
 UNDERWAY_ENTRY(underway_note_expiry) {
   note_expiry(PG_GETARG_TIMESTAMPTZ(0));
   PG_RETURN_BOOL(true);

@@ -112,6 +112,7 @@ TimestampTz fit(database_entry* db, queue_list& queues) {
   const TimestampTz now = clock_now();
   const TimestampTz real = GetCurrentTimestamp();
   TimestampTz again = DT_NOEND;
+  db->saturated = false;     // until we know: who commits work from here on tells us
   std::map<Oid, int> roles;  // with due work, and how many workers each has
   for (const queue_info& q : queues) {
     if (due_now(q, now)) {
@@ -154,7 +155,9 @@ TimestampTz fit(database_entry* db, queue_list& queues) {
     again = std::min(again, real + 5 * USECS_PER_SEC);
   }
   db->starving = starving;
-  db->saturated = saturated;
+  if (saturated) {
+    db->saturated = true;
+  }
   return again;
 }
 

@@ -16,7 +16,9 @@ pg::statement select_queues(
     " q.dropped_at IS NOT NULL, q.home_system, q.home_database"
     " FROM underway_internal.queue q"
     " WHERE (q.dropped_at IS NULL AND (q.owner = $1 OR $1 IS NULL))"
-    "    OR ($1 IS NULL AND q.dropped_at > underway_internal.clock() - interval '1 day') ORDER BY q.id",
+    "    OR ($1 IS NULL AND (q.dropped_at > underway_internal.clock() - interval '1 day'"
+    // Of a transaction that was open, or prepared, for as long as that.
+    "        OR EXISTS (SELECT FROM underway_internal.task t WHERE t.queue_id = q.id AND t.state = 'pending'))) ORDER BY q.id",
     TEXTOID);
 
 bool may_log_in(Oid role) {

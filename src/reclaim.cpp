@@ -48,9 +48,17 @@ void run(pg::statement* statement, const pg::value* args) {
 }
 }  // namespace
 
-void earlier_boots() {
+void earlier_work(database_entry* db) {
   const pg::value args[3] = {pg::of(shared->boot), pg::of(shared->unclean), pg::of(settings::max_crashes)};
   run(&reclaim_boot, args);
+  // What an earlier coordinator took from a worker and did not live to give back goes on when that worker is gone.
+  for (int n = 0; n < shared->slots_size; n++) {
+    worker_slot* slot = slot_at(n);
+    if (slot->database == db->oid && slot->revoked > 0) {
+      slot->retire = true;
+      (void)wake_idle(db->oid, slot->role, shared->slots_size);
+    }
+  }
 }
 
 void dead_workers(database_entry* db) {
@@ -64,6 +72,7 @@ void dead_workers(database_entry* db) {
       args[5] = pg::of(settings::max_crashes);
       run(&reclaim_worker, args);
       slot->tasks = 0;
+      slot->revoked = 0;
       slot->state = slot_state::free;
     }
   }
@@ -72,21 +81,27 @@ void dead_workers(database_entry* db) {
 void overdue(database_entry* db) {
   for (int n = 0; n < shared->slots_size; n++) {
     worker_slot* slot = slot_at(n);
-    if (slot->database != db->oid || !slot->overdue.exchange(false)) {
+    if (slot->database != db->oid || !slot->overdue) {
       continue;
     }
     claimed_task back[worker_slot::max_prefetch];
     int count = 0;
     SpinLockAcquire(&slot->mutex);
-    for (int i = slot->begun; i < Min(slot->prefetched, worker_slot::max_prefetch); i++) {
+    // Not when the worker is past them: it may hold others by now, and have begun those.
+    const int last = slot->overdue.exchange(false) ? Min(slot->prefetched, worker_slot::max_prefetch) : 0;
+    for (int i = slot->begun; i < last; i++) {
       back[count].id = slot->ids[i];
       back[count].attempt = slot->attempts[i];
       count++;
     }
-    slot->prefetched = slot->begun;
+    if (count > 0) {
+      slot->prefetched = slot->begun;
+      slot->revoked += count;
+      slot->tasks -= count;
+    }
     SpinLockRelease(&slot->mutex);
-    slot->tasks -= count;
     give_back(back, count);
+    slot->revoked -= count;
   }
 }
 

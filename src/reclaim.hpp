@@ -6,7 +6,7 @@
 
 namespace underway::reclaim {
 
-void earlier_boots();
+void earlier_work(database_entry* db);
 void dead_workers(database_entry* db);
 // Tasks that a worker holds behind one that takes long.
 void overdue(database_entry* db);

@@ -29,9 +29,12 @@ T* behind(void* start, Size size) noexcept {
 
 int buckets_for(int queues) noexcept { return queues * 2; }
 
+// A handler may wait for another task too.
+int most_awaiters() noexcept { return MaxConnections + max_worker_processes; }
+
 Size total_size() noexcept {
   return sized<shared_state>(1) + sized<database_entry>(settings::max_databases) + sized<worker_slot>(max_worker_processes) +
-         sized<queue_entry>(settings::max_queues) + sized<awaiter>(MaxConnections) + sized<work_waiter>(MaxConnections) +
+         sized<queue_entry>(settings::max_queues) + sized<awaiter>(most_awaiters()) + sized<work_waiter>(most_awaiters()) +
          sized<int>(buckets_for(settings::max_queues));
 }
 
@@ -65,7 +68,7 @@ void startup() {
     shared->databases_size = settings::max_databases;
     shared->slots_size = max_worker_processes;
     shared->queues_size = settings::max_queues;
-    shared->awaiters_size = MaxConnections;
+    shared->awaiters_size = most_awaiters();
     shared->buckets_size = buckets_for(settings::max_queues);
     for (int n = 0; n < shared->slots_size; n++) {
       SpinLockInit(&shared->slots()[n].mutex);
@@ -160,10 +163,13 @@ void poke_coordinator(database_entry* db) noexcept {
       shared->pokes++;
       pg::set_latch_of(db->coordinator_proc);
     }
-  } else {
-    db->wanted = true;
-    poke_launcher();
+    // A coordinator that leaves looks at `poked` last; if it did before we set it, it does not hear of us.
+    if (db->coordinator_pid != 0) {
+      return;
+    }
   }
+  db->wanted = true;
+  poke_launcher();
 }
 
 }  // namespace underway

@@ -19,6 +19,7 @@ worker_slot* take_slot(Oid database, Oid role) noexcept {
     slot->retire = false;
     slot->overdue = false;
     slot->tasks = 0;
+    slot->revoked = 0;
     slot->queue_id = 0;
     slot->started_at = GetCurrentTimestamp();
     slot->running = false;

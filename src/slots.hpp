@@ -35,10 +35,11 @@ struct worker_slot {
   std::atomic<int> proc;
   std::atomic<uint32> generation;
   std::atomic<bool> retire;             // leave at the next end of a task
-  std::atomic<bool> overdue;            // runs long while it holds tasks that it has not begun
+  std::atomic<bool> overdue;            // runs long while it holds tasks that it has not begun; taken back under the mutex
   std::atomic<TimestampTz> started_at;
   std::atomic<int> queue_id;            // of the tasks that it holds
   std::atomic<int> tasks;               // how many it holds, claimed and not finished
+  std::atomic<int> revoked;             // how many it held until the coordinator took them, which has not given them back yet
   std::atomic<death> died;              // of a dead slot: how
   std::atomic<TimestampTz> cancelled_at;  // its task was cancelled and has not ended; 0: no
 

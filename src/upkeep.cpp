@@ -1,6 +1,7 @@
 #include "upkeep.hpp"
 
 #include "clock.hpp"
+#include "dequeue.hpp"
 #include "pg/identity.hpp"
 #include "pg/statement.hpp"
 #include "pg/transaction.hpp"
@@ -14,7 +15,6 @@ namespace {
 
 constexpr int most_at_once = 1000;
 
-pg::statement heads("SELECT priority, run_at FROM underway_internal.heads($1)", INT4OID);
 pg::statement expire("SELECT underway_internal.expire($1, $2)", INTERVALOID, INT4OID);
 pg::statement next_expiry("SELECT underway_internal.next_expiry()");
 pg::statement end_dropped("SELECT underway_internal.end_dropped($1, $2)", INT4OID, INT4OID);
@@ -26,31 +26,6 @@ TimestampTz rotation_at = DT_NOBEGIN;
 int64 seen_offset = 0;
 
 Interval minutes(int n) noexcept { return {static_cast<TimeOffset>(n) * 60 * USECS_PER_SEC, 0, 0}; }
-
-bool unknown(queue_entry* q) noexcept { return q->earliest == DT_NOBEGIN; }
-
-void survey_one(queue_info& q) {
-  TimestampTz found[priorities];
-  std::fill(found, found + priorities, DT_NOEND);
-  const int scan = begin_scan(q.entry, -1, nullptr);
-  try {
-    pg::transaction tx(pg::transaction::kind::ours);
-    {
-      pg::as_owner owner(true);
-      const pg::value id = pg::of(q.id);
-      heads.run(&id, [&found](const pg::row& r) {
-        if (!r.null(2)) {
-          found[r.int4(1)] = r.time(2);
-        }
-      });
-    }
-    tx.commit();
-  } catch (...) {
-    drop_scan(q.entry, scan);
-    throw;
-  }
-  (void)end_survey(q.entry, scan, found);
-}
 
 // As long as there is a full portion: each in a transaction of its own.
 void until_less(pg::statement* statement, const pg::value* args) {
@@ -126,8 +101,8 @@ void rotate_rings() {
 
 void survey(queue_list& queues) {
   for (queue_info& q : queues) {
-    if (q.entry != nullptr && q.why != obstacle::held && unknown(q.entry)) {
-      survey_one(q);
+    if (q.entry != nullptr && q.why != obstacle::held && q.entry->earliest == DT_NOBEGIN) {
+      (void)underway::survey(q);
     }
   }
 }
@@ -146,7 +121,7 @@ TimestampTz run(database_entry* db, queue_list& queues) {
       const pg::value args[2] = {pg::of(q.id), pg::of(most_at_once)};
       until_less(&end_dropped, args);
       reset_marks(q.entry);
-      survey_one(q);
+      (void)underway::survey(q);
     }
   }
   if (expiry_at <= now || db->next_expiry <= now) {

@@ -15,7 +15,10 @@ struct pending_note {
   int priority;
   row_key key;
   TimestampTz first_due;
-  int due;  // tasks that are due now
+  int due;  // tasks that become pending and are due now
+  // Rows that are only locked: every end of a lock frees them. The first and the last subtransaction that took one; 0: none.
+  SubTransactionId locked_first;
+  SubTransactionId locked_last;
 };
 
 constexpr int max_notes = 64;
@@ -44,37 +47,92 @@ constexpr int max_claims = 16;
 watched_claim claims[max_claims];
 int claims_count = 0;
 
+// How much the coordinator is needed.
+enum class need : int { no, worker, yes };
+
+// The entry that a note was about may have been given up meanwhile, and another made.
+void lower_row(queue_entry* q, int queue_id, int priority, const row_key& key) noexcept {
+  if (!lower(q, queue_id, priority, key)) {
+    q = find_queue_entry(MyDatabaseId, queue_id, false);
+    if (q != nullptr) {
+      (void)lower(q, queue_id, priority, key);
+    }
+  }
+}
+
+// A timer for the coordinator, unless it looks again before then anyway.
+need tell_of_timer(database_entry* db, TimestampTz at) noexcept { return at < db->wakes_at ? need::yes : need::no; }
+
+// Of so many tasks that can be taken now; first_due: when the first of them, or of those that come later, is due.
+need wake_for(database_entry* db, queue_entry* q, int queue_id, int tasks, TimestampTz first_due) noexcept {
+  if (OidIsValid(q->role)) {
+    return tasks == 0 ? tell_of_timer(db, first_due) : wake_idle(MyDatabaseId, q->role, tasks) < tasks ? need::worker : need::no;
+  }
+  // Those who wait for a later time than this task's set their timers anew. A place that is free has no time at all.
+  const bool was_full = q->full.exchange(false);
+  const bool place_only = first_due == DT_NOEND;
+  wake_external(MyDatabaseId, queue_id, tasks > 0 ? tasks : !place_only ? shared->awaiters_size : was_full ? 1 : 0);
+  if (q->quiet || place_only) {
+    return need::no;
+  }
+  db->generation++;  // a queue that the coordinator has not read yet, or one that was dropped meanwhile
+  return need::yes;
+}
+
+// With every worker busy and no more to be had, the next end of a task finds the work: nobody needs to hear of it.
+void poke_if(database_entry* db, need n) noexcept {
+  if (n == need::yes || (n == need::worker && (!db->saturated || db->coordinator_pid == 0))) {
+    poke_coordinator(db);
+  }
+}
+
+need more(need a, need b) noexcept { return a > b ? a : b; }
+
 void end_claims() noexcept {
-  for (int n = 0; n < claims_count; n++) {
-    const watched_claim& c = claims[n];
-    if (c.ended) {
-      end_scan(c.queue, c.scan, c.priority, c.found ? &c.last : nullptr, c.exhausted, c.scanned_at, c.next_due);
-      // While something was due, the coordinator had no timer for what comes after it. As it does: publish, then look.
-      std::atomic_thread_fence(std::memory_order_seq_cst);
-      database_entry* db = c.exhausted && OidIsValid(c.queue->role) ? find_database(MyDatabaseId, false) : nullptr;
-      if (db != nullptr && c.queue->earliest < db->wakes_at) {
-        poke_coordinator(db);
-      }
-    } else {
+  database_entry* db = find_database(MyDatabaseId, false);
+  const TimestampTz now = clock_now();
+  need n = need::no;
+  for (int i = 0; i < claims_count; i++) {
+    const watched_claim& c = claims[i];
+    if (!c.ended) {
       drop_scan(c.queue, c.scan);
+      continue;
+    }
+    end_scan(c.queue, c.scan, c.priority, c.found ? &c.last : nullptr, c.exhausted, c.scanned_at, c.next_due);
+    // While something was due, the coordinator had no timer for what comes after it. As it does: publish, then look.
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    const TimestampTz earliest = c.queue->earliest;
+    if (db != nullptr && OidIsValid(c.queue->role) && earliest > now) {
+      n = more(n, tell_of_timer(db, earliest));
     }
   }
   claims_count = 0;
+  if (db != nullptr) {
+    poke_if(db, n);
+  }
 }
 
-// Those made in this subtransaction or in one below it; all of them at the abort of the whole.
+// Those made in this subtransaction or in one below it; all of them at the abort of the whole. What they took can be taken again.
 void undo_claims(SubTransactionId from) noexcept {
+  database_entry* db = find_database(MyDatabaseId, false);
+  need n = need::no;
   int kept = 0;
-  for (int n = 0; n < claims_count; n++) {
-    const watched_claim& c = claims[n];
+  for (int i = 0; i < claims_count; i++) {
+    const watched_claim& c = claims[i];
     if (c.subtransaction < from) {
       claims[kept++] = c;
       continue;
     }
     drop_scan(c.queue, c.scan);
-    lower(c.queue, c.priority, c.start);
+    lower_row(c.queue, c.queue_id, c.priority, c.scan.start);
+    if (db != nullptr) {
+      n = more(n, wake_for(db, c.queue, c.queue_id, 1, DT_NOBEGIN));
+    }
   }
   claims_count = kept;
+  if (db != nullptr) {
+    poke_if(db, n);
+  }
 }
 
 // The rows stay locked until COMMIT PREPARED, which forgets all marks.
@@ -88,12 +146,46 @@ void drop_claims() noexcept {
 void lower_all() noexcept {
   for (int n = 0; n < mine.pending_count; n++) {
     const pending_note& note = mine.pending[n];
-    if (note.queue->database == MyDatabaseId && note.queue->queue_id == note.queue_id) {
-      lower(note.queue, note.priority, note.key);
+    lower_row(note.queue, note.queue_id, note.priority, note.key);
+  }
+  if (mine.too_many) {
+    reset_all_marks(MyDatabaseId);
+  }
+}
+
+// An abort: what this subtransaction and those below it had locked is free; what they had inserted never was. At the abort of the
+// whole, `from` is below every subtransaction.
+void free_locked(SubTransactionId from) noexcept {
+  database_entry* db = find_database(MyDatabaseId, false);
+  need n = need::no;
+  for (int i = 0; i < mine.pending_count; i++) {
+    pending_note& note = mine.pending[i];
+    if (note.locked_last == InvalidSubTransactionId || note.locked_last < from) {
+      continue;
+    }
+    lower_row(note.queue, note.queue_id, note.priority, note.key);
+    if (db != nullptr && note.first_due <= clock_now()) {
+      n = more(n, wake_for(db, note.queue, note.queue_id, 1, note.first_due));
+    }
+    if (note.locked_first < from) {
+      note.locked_last = from - 1;
+    } else {
+      note.locked_first = note.locked_last = InvalidSubTransactionId;
     }
   }
   if (mine.too_many) {
     reset_all_marks(MyDatabaseId);
+    wake_external(MyDatabaseId, 0, shared->awaiters_size);
+    n = need::yes;
+  }
+  if (db != nullptr) {
+    poke_if(db, n);
+  }
+}
+
+void set_earlier(std::atomic<TimestampTz>* to, TimestampTz at) noexcept {
+  TimestampTz known = *to;
+  while (at < known && !to->compare_exchange_weak(known, at)) {
   }
 }
 
@@ -103,56 +195,39 @@ void tell() noexcept {
   if (db == nullptr) {
     return;
   }
-  bool poke = mine.too_many || mine.queue_changed;
-  bool poke_for_worker = false;
+  need n = mine.too_many || mine.queue_changed ? need::yes : need::no;
+  if (mine.too_many) {
+    wake_external(MyDatabaseId, 0, shared->awaiters_size);
+  }
   if (mine.queue_changed) {
     db->generation++;
     wake_idle(MyDatabaseId, InvalidOid, shared->slots_size);
   }
   if (mine.handlers_changed && db->blocked) {
     db->generation++;
-    poke = true;
+    n = need::yes;
   }
-  if (mine.expiry < db->next_expiry && mine.expiry != 0) {
-    db->next_expiry = mine.expiry;
-    poke = true;
+  if (mine.expiry != 0 && mine.expiry < db->next_expiry) {
+    set_earlier(&db->next_expiry, mine.expiry);
+    n = need::yes;
   }
-  if (mine.stale < db->next_stale && mine.stale != 0) {
-    db->next_stale = mine.stale;
-    poke = true;
+  if (mine.stale != 0 && mine.stale < db->next_stale) {
+    set_earlier(&db->next_stale, mine.stale);
+    n = need::yes;
   }
-  for (int n = 0; n < mine.pending_count; n++) {
-    const pending_note& note = mine.pending[n];
-    if (!OidIsValid(note.queue->role)) {
-      // Those who wait for a later time than this task's set their timers anew.
-      const bool was_full = note.queue->full.exchange(false);
-      wake_external(MyDatabaseId, note.queue_id,
-                    note.due > 0 ? note.due : note.first_due != DT_NOEND ? shared->awaiters_size : was_full ? 1 : 0);
-      if (!note.queue->quiet && note.first_due != DT_NOEND) {
-        db->generation++;  // a queue that the coordinator has not read yet, or one that was dropped meanwhile
-        poke = true;
-      }
-      continue;
-    }
-    if (note.due == 0) {
-      poke = poke || note.first_due < db->wakes_at;
-      continue;
-    }
-    if (wake_idle(MyDatabaseId, note.queue->role, note.due) < note.due) {
-      poke_for_worker = true;
-    }
+  for (int i = 0; i < mine.pending_count; i++) {
+    const pending_note& note = mine.pending[i];
+    const int due = note.due + (note.locked_last != InvalidSubTransactionId && note.first_due <= clock_now());
+    n = more(n, wake_for(db, note.queue, note.queue_id, due, note.first_due));
   }
   if (mine.cancelled_count > 0) {
-    for (int n = 0; n < Min(mine.cancelled_count, max_cancelled); n++) {
-      interrupt_task(MyDatabaseId, mine.cancelled_ids[n]);
+    for (int i = 0; i < Min(mine.cancelled_count, max_cancelled); i++) {
+      interrupt_task(MyDatabaseId, mine.cancelled_ids[i]);
     }
     db->cancels = true;
-    poke = true;
+    n = need::yes;
   }
-  // With every worker busy and no more to be had, the next end of a task finds the work: nobody needs to hear of it.
-  if (poke || (poke_for_worker && !db->saturated) || (poke_for_worker && db->coordinator_pid == 0)) {
-    poke_coordinator(db);
-  }
+  poke_if(db, n);
   if (mine.finished && shared->awaiting > 0) {
     wake_awaiters(MyDatabaseId, mine.finished_ids, mine.finished_count);
   }
@@ -219,10 +294,13 @@ void at_end(XactEvent event, void*) {
       forget();
       break;
     case XACT_EVENT_ABORT:
-      lower_all();
+      free_locked(InvalidSubTransactionId);
       forget();
       break;
     case XACT_EVENT_PREPARE:
+      if (OidIsValid(mine.extension_changed)) {
+        (void)find_database(mine.extension_changed, true);  // so that COMMIT PREPARED finds it
+      }
       forget();
       break;
     default:
@@ -230,22 +308,26 @@ void at_end(XactEvent event, void*) {
   }
 }
 
-// Rolling back to a savepoint unlocks rows while the transaction goes on; what is noted stays noted, which is never wrong.
+// Rolling back to a savepoint unlocks rows while the transaction goes on; what it had inserted stays noted, which is never wrong.
 void at_subtransaction_end(SubXactEvent event, SubTransactionId mine_id, SubTransactionId, void*) {
   if (event != SUBXACT_EVENT_ABORT_SUB) {
     return;
   }
-  undo_claims(mine_id);
+  if (claims_count > 0) {
+    undo_claims(mine_id);
+  }
   if (any) {
-    lower_all();
+    free_locked(mine_id);
   }
 }
 
 }  // namespace
 
-void note_pending(int queue_id, int priority, const row_key& key, int tasks) {
+namespace {
+
+// Null: no room for one more, and all marks will be forgotten.
+pending_note* note_of(int queue_id, int priority, const row_key& key) {
   any = true;
-  const bool due = key.run_at <= clock_now();
   for (int n = 0; n < mine.pending_count; n++) {
     pending_note& note = mine.pending[n];
     if (note.queue_id == queue_id && note.priority == priority) {
@@ -253,8 +335,7 @@ void note_pending(int queue_id, int priority, const row_key& key, int tasks) {
         note.key = key;
       }
       note.first_due = Min(note.first_due, key.run_at);
-      note.due += due ? tasks : 0;
-      return;
+      return &note;
     }
   }
   queue_entry* entry = find_queue_entry(MyDatabaseId, queue_id, true);
@@ -264,9 +345,29 @@ void note_pending(int queue_id, int priority, const row_key& key, int tasks) {
   }
   if (mine.pending_count == max_notes) {
     mine.too_many = true;
-    return;
+    return nullptr;
   }
-  mine.pending[mine.pending_count++] = {entry, queue_id, priority, key, key.run_at, due ? tasks : 0};
+  pending_note* note = &mine.pending[mine.pending_count++];
+  *note = {entry, queue_id, priority, key, key.run_at, 0, InvalidSubTransactionId, InvalidSubTransactionId};
+  return note;
+}
+
+}  // namespace
+
+void note_pending(int queue_id, int priority, const row_key& key, int tasks) {
+  pending_note* note = note_of(queue_id, priority, key);
+  if (note != nullptr && key.run_at <= clock_now()) {
+    note->due += tasks;
+  }
+}
+
+void note_locked(int queue_id, int priority, const row_key& key) {
+  pending_note* note = note_of(queue_id, priority, key);
+  if (note != nullptr) {
+    const SubTransactionId now = GetCurrentSubTransactionId();
+    note->locked_first = note->locked_first == InvalidSubTransactionId ? now : Min(note->locked_first, now);
+    note->locked_last = Max(note->locked_last, now);
+  }
 }
 
 void note_expiry(TimestampTz at) {
@@ -316,30 +417,34 @@ void note_finished(const pg_uuid_t* ids, int n) {
   }
 }
 
-watched_claim* begin_claim(queue_entry* q, int priority) {
+watched_claim* begin_claim(queue_entry* q, int queue_id, int priority) {
   if (claims_count == max_claims) {
     return nullptr;
   }
   watched_claim* c = &claims[claims_count];
   *c = {};
   c->queue = q;
-  c->queue_id = q->queue_id;
+  c->queue_id = queue_id;
   c->priority = priority;
   c->subtransaction = GetCurrentSubTransactionId();
-  c->scan = begin_scan(q, priority, &c->start);
+  c->scan = begin_scan(q, queue_id, priority);
   claims_count++;
   return c;
 }
 
-void after_prepared_transaction(Oid database) noexcept {
+void everything_may_have_changed(Oid database) noexcept {
   reset_all_marks(database);
   database_entry* db = find_database(database, false);
   if (db != nullptr) {
+    set_earlier(&db->next_expiry, clock_now());
+    set_earlier(&db->next_stale, clock_now());
     db->generation++;
-    wake_idle(database, InvalidOid, shared->slots_size);
+    db->recheck = true;
     db->poked = false;
+    // It surveys all queues, each in one look, and then wakes the workers that there is work for.
     poke_coordinator(db);
     wake_awaiters(database, nullptr, 0);
+    wake_external(database, 0, shared->awaiters_size);
   }
 }
 

@@ -8,7 +8,10 @@
 
 namespace underway {
 
+// tasks: how many become pending, this one first.
 void note_pending(int queue_id, int priority, const row_key& key, int tasks);
+// A pending row, before this transaction locks it: it may come free at every end of it, and of the present subtransaction.
+void note_locked(int queue_id, int priority, const row_key& key);
 void note_expiry(TimestampTz at);
 void note_stale(TimestampTz at);  // a lease was given that is stale then, unless its holder beats
 void note_queue_changed(int queue_id);
@@ -27,9 +30,8 @@ void note_settings_changed(Oid database);
 struct watched_claim {
   queue_entry* queue;
   int queue_id;
-  int scan;
   int priority;
-  row_key start;
+  struct scan scan;
   SubTransactionId subtransaction;
   bool ended;  // what follows is known
   bool found;
@@ -39,10 +41,11 @@ struct watched_claim {
   TimestampTz next_due;
 };
 // Registers the scan; to be called before the claim's snapshot. Null: too many claims in one transaction; then nothing is raised.
-watched_claim* begin_claim(queue_entry* q, int priority);
+watched_claim* begin_claim(queue_entry* q, int queue_id, int priority);
 
-// COMMIT PREPARED and ROLLBACK PREPARED fire no callback of the transaction that they end: forget all marks and wake everybody.
-void after_prepared_transaction(Oid database) noexcept;
+// COMMIT PREPARED and ROLLBACK PREPARED fire no callback of the transaction that they end, and the clock can be moved: all marks
+// are forgotten, and the coordinator looks at everything.
+void everything_may_have_changed(Oid database) noexcept;
 
 void install_transaction_callbacks();
 

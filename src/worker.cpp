@@ -33,7 +33,7 @@ void leave_slot(int, Datum) {
     my_slot->died = death::own;
   }
   my_slot->pid = 0;
-  my_slot->state = my_slot->tasks > 0 ? slot_state::dead : slot_state::free;
+  my_slot->state = my_slot->tasks > 0 || my_slot->revoked > 0 ? slot_state::dead : slot_state::free;
   worker_left(my_slot->database);
 }
 
@@ -71,6 +71,8 @@ void load_queues() {
   seen_generation = generation;
   loaded = true;
 }
+
+bool is_current() noexcept { return database->generation == seen_generation; }
 
 bool at_limit(const queue_info& q) noexcept {
   return q.concurrency > 0 && tasks_held(MyDatabaseId, q.id) >= q.concurrency;
@@ -126,23 +128,26 @@ int reserve(const queue_info& q, int n) noexcept {
   return std::max(n, 0);
 }
 
-void hold(const claimed_task* tasks, int n) noexcept {
+void hold(const queue_info& q, const claimed_task* tasks, int n) noexcept {
   SpinLockAcquire(&my_slot->mutex);
-  my_slot->begun = 0;
+  my_slot->begun = q.batch > 1 ? n : 0;  // a batch is begun as a whole
   my_slot->prefetched = n;
   for (int i = 0; i < std::min(n, worker_slot::max_prefetch); i++) {
     my_slot->ids[i] = tasks[i].id;
     my_slot->attempts[i] = tasks[i].attempt;
   }
-  SpinLockRelease(&my_slot->mutex);
   my_slot->tasks = n;
+  SpinLockRelease(&my_slot->mutex);
 }
 
 // The place that this worker had under the queue's limit is free: one who sleeps can take it.
 void free_place(const queue_info& q) noexcept {
   disable_timeout(overdue_timer, false);
+  SpinLockAcquire(&my_slot->mutex);
   my_slot->overdue = false;
+  my_slot->prefetched = my_slot->begun;
   my_slot->tasks = 0;
+  SpinLockRelease(&my_slot->mutex);
   if (q.concurrency > 0 && q.entry->earliest <= clock_now()) {
     (void)wake_idle(MyDatabaseId, my_slot->role, 1);
   }
@@ -155,20 +160,25 @@ bool work(MemoryContext memory, claimed_task* tasks) {
   if (q == nullptr) {
     return false;
   }
+  if (q->entry->earliest == DT_NOBEGIN && survey(*q)) {
+    return true;
+  }
   const int n = reserve(*q, wanted(*q));
   if (n == 0) {
     return true;
   }
-  const claim_result claimed = dequeue(q, priority, n, memory, tasks);
+  const claim_result claimed = dequeue(q, priority, n, memory, tasks, is_current);
   if (q->why != obstacle::none) {
     // The coordinator reads the queues again after this, so that a handler that is made meanwhile is not missed.
     database->blocked = true;
     database->generation++;
     poke_coordinator(database);
   }
-  hold(tasks, claimed.count);
-  if (claimed.full && q->entry->earliest <= clock_now() && !database->saturated &&
-      wake_idle(MyDatabaseId, my_slot->role, 1) == 0) {
+  hold(*q, tasks, claimed.count);
+  // While this one is busy, another goes on: also when no more was found, for somebody may have come while the limit was reached
+  // only by the places reserved here.
+  if (claimed.count > 0 && q->entry->earliest <= clock_now() && !at_limit(*q) &&
+      wake_idle(MyDatabaseId, my_slot->role, 1) == 0 && !database->saturated) {
     poke_coordinator(database);
   }
   if (claimed.count > 0) {
