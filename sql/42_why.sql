@@ -174,5 +174,5 @@ END $$;
 
 CREATE FUNCTION underway.why(id uuid) RETURNS text LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_gateway';
 COMMENT ON FUNCTION underway.why IS
-'Says in one line why a task is where it is, for people: ''pending: 4 of 4 workers busy'', ''blocked: handler public.f(jsonb) does not exist'', ''failed: after 5 attempts: division by zero''. The word before the colon is the task''s state, or held or blocked when its queue is. Do not parse the rest.
+'Says in one line why a task is where it is, for people: ''pending: 4 of 4 workers busy'', ''blocked: handler public.f(jsonb) does not exist'', ''failed: 5 of 5 attempts failed: division by zero''. The word before the colon is the task''s state, or held or blocked when its queue is. Do not parse the rest.
 Who may see the task may ask. Errors: P0002 no such task.';

@@ -108,7 +108,7 @@ WHERE x.queue_id IN (SELECT s.id FROM underway_internal.seen_queue s)
    OR EXISTS (SELECT FROM underway_internal.archive a
        WHERE a.id = x.task_id AND a.enqueued_by IN (SELECT o.name FROM underway_internal.own_role o));
 COMMENT ON VIEW underway.attempts IS
-'Every attempt that is kept, of the tasks in underway.tasks. outcome: in_progress, succeeded, failed (retry_at says when it was tried again), lost (its worker went away), again (the handler asked to go on later), retry (a deadlock or serialization failure, tried again at once), released, cancelled.';
+'Every attempt that is kept, of the tasks in underway.tasks. outcome: in_progress, succeeded, failed (retry_at says when it was tried again), lost (its worker went away), again (it asked to go on later), released, cancelled.';
 
 CREATE VIEW underway.workers WITH (security_barrier) AS
 SELECT w.slot AS worker, w.pid, d.datname::text AS database, r.rolname::text AS role, w.state, q.name AS queue,
@@ -122,4 +122,4 @@ LEFT JOIN pg_catalog.pg_roles r ON r.oid = w.role
 LEFT JOIN underway_internal.queue q ON q.id = w.queue_id AND d.datname = current_database()
     AND q.id IN (SELECT s.id FROM underway_internal.seen_queue s);
 COMMENT ON VIEW underway.workers IS
-'The background workers of this server. state: starting, idle, busy. Queue and task are shown for this database, and only where you may see the queue. tasks: done by this worker since it started.';
+'The background workers of this server. state: starting, idle, busy, dead (its tasks are about to go on). Queue and task are shown for this database, and only where you may see the queue. tasks: how many it holds, claimed and not finished.';

@@ -57,7 +57,7 @@ void define() {
                           "After that its worker is terminated.", &cancel_grace, 5000, 0, 3600 * 1000, PGC_SIGHUP, GUC_UNIT_MS,
                           nullptr, nullptr, nullptr);
   DefineCustomIntVariable("underway.max_queues", "Sets how many queues of all databases together have a place in shared memory.",
-                          "Queues beyond that are not worked.", &max_queues, 4096, 16, 100000, PGC_POSTMASTER, 0, nullptr,
+                          "One more is refused.", &max_queues, 4096, 16, 100000, PGC_POSTMASTER, 0, nullptr,
                           nullptr, nullptr);
   DefineCustomIntVariable("underway.max_databases", "Sets how many databases can have background work.", nullptr, &max_databases,
                           64, 1, 10000, PGC_POSTMASTER, 0, nullptr, nullptr, nullptr);
