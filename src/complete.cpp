@@ -39,8 +39,26 @@ pg::value jsonb_or_null(const Jsonb* j) { return pg::of_datum(JsonbPGetDatum(j),
 
 }  // namespace
 
+namespace {
+
+// A read-only transaction is a promise about the handler's effects; the task's end is ours to write. In a serializable one the
+// server relies on it (predicate.c), so that such a handler cannot end well.
+class writable {
+ public:
+  writable() noexcept : read_only_(XactReadOnly) { XactReadOnly = XactReadOnly && IsolationIsSerializable(); }
+  ~writable() { XactReadOnly = read_only_; }
+  writable(const writable&) = delete;
+  writable& operator=(const writable&) = delete;
+
+ private:
+  bool read_only_;
+};
+
+}  // namespace
+
 void complete(const queue_info* q, const claimed_task* tasks, const finished_task* results, int n) {
   pg::as_owner owner(true);
+  writable for_us;
   pg::value args[5];
   int done = 0;
   args[0] = pg::of(q->id);

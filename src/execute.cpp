@@ -220,6 +220,7 @@ void execute(queue_info* q, claimed_task* tasks, int n, MemoryContext memory, bo
       my_slot->tasks--;
     }
   }
+  clean_session();
 }
 
 }  // namespace underway

@@ -7,6 +7,8 @@ namespace underway {
 
 namespace {
 
+bool used = false;  // by a task, since it was reset
+
 void reset() {
   // The parts of DISCARD ALL (discard.c) but for cached plans, which are ours. Each is cheap when there is nothing to reset.
   PortalHashTableDeleteAll();
@@ -60,12 +62,25 @@ void set_for(Oid role, const char* name, const char* value, bool really) {
 void renew_session(Jsonb* settings) {
   pg::transaction tx(pg::transaction::kind::ours);
   pg::call([settings] {
-    reset();
+    if (used) {
+      reset();
+    }
+    used = true;
     if (settings != nullptr) {
       each_setting(settings, [](const char* name, const char* value) { set_for(GetUserId(), name, value, true); });
     }
   });
   tx.commit();
+}
+
+void clean_session() {
+  if (!used) {
+    return;
+  }
+  pg::transaction tx(pg::transaction::kind::ours);
+  pg::call(reset);
+  tx.commit();
+  used = false;
 }
 
 namespace {

@@ -8,5 +8,7 @@ namespace underway {
 
 // In a transaction of its own, since what an aborted transaction resets is set again by its abort. settings may be null.
 void renew_session(Jsonb* settings);
+// After the last of several tasks: a worker that sleeps keeps no temporary table, and no advisory lock that others wait for.
+void clean_session();
 
 }  // namespace underway
