@@ -63,6 +63,7 @@ as_owner::as_owner(bool quiet) : outer_(innermost) {
   hashjoin_ = enable_hashjoin;
   mergejoin_ = enable_mergejoin;
   plan_cache_mode_ = plan_cache_mode;
+  jit_ = jit_enabled;
   lock_timeout_ = LockTimeout;
   search_path_ = call([] { return MemoryContextStrdup(TopTransactionContext, namespace_search_path); });
   nest_ = NewGUCNestLevel();
@@ -80,6 +81,8 @@ as_owner::as_owner(bool quiet) : outer_(innermost) {
   // Our statements are always nested loops over indexes: a plan made while a table is small must not turn into scans of it.
   enable_seqscan = enable_bitmapscan = enable_hashjoin = enable_mergejoin = false;
   plan_cache_mode = PLAN_CACHE_MODE_FORCE_GENERIC_PLAN;
+  // Where a scan cannot be helped, its cost is now such that the plan would be compiled, for hundreds of milliseconds.
+  jit_enabled = false;
   if (quiet) {
     LockTimeout = 0;
   }
@@ -91,6 +94,7 @@ as_owner::~as_owner() {
   enable_hashjoin = hashjoin_;
   enable_mergejoin = mergejoin_;
   plan_cache_mode = plan_cache_mode_;
+  jit_enabled = jit_;
   LockTimeout = lock_timeout_;
   innermost = outer_;
   AtEOXact_GUC(true, nest_);

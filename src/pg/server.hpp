@@ -39,6 +39,7 @@ extern "C" {
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "jit/jit.h"
 #include "lib/stringinfo.h"
 // Else libpq.h asks for the headers of Kerberos; struct Port, which then differs, is not used here.
 #undef ENABLE_GSS
