@@ -74,6 +74,22 @@ void look_after_starts() {
   }
 }
 
+// A coordinator that cannot connect may be one of a database that is no more.
+void forget_dropped() {
+  for (int n = 0; n < shared->databases_size; n++) {
+    database_entry* db = shared->databases() + n;
+    if (db->oid == InvalidOid || db->failures == 0 || !db->wanted || db->starting || db->coordinator_pid != 0) {
+      continue;
+    }
+    pg::transaction tx(pg::transaction::kind::ours);
+    const bool exists = pg::call([db] { return SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(db->oid)); });
+    tx.commit();
+    if (!exists) {
+      forget_database(db);
+    }
+  }
+}
+
 void start_coordinators(TimestampTz* next) {
   int starting = 0;
   for (int n = 0; n < shared->databases_size; n++) {
@@ -126,6 +142,7 @@ void run() {
   find_databases();
   for (;;) {
     TimestampTz next = GetCurrentTimestamp() + 3600 * USECS_PER_SEC;
+    forget_dropped();
     pg::call([&] {
       MemoryContextSwitchTo(TopMemoryContext);
       process::house_keeping();
