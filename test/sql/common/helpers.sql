@@ -3,11 +3,19 @@
 \pset format unaligned
 \pset null '~'
 SET client_min_messages = warning;
-CREATE SCHEMA IF NOT EXISTS test;
+
+-- All tests share a database: what the one before has left is gone.
+DROP EXTENSION underway CASCADE;
+CREATE EXTENSION underway;
+DROP SCHEMA public CASCADE;
+CREATE SCHEMA public;
+GRANT USAGE ON SCHEMA public TO PUBLIC;
+DROP SCHEMA IF EXISTS test CASCADE;
+CREATE SCHEMA test;
 GRANT USAGE ON SCHEMA test TO PUBLIC;
 
 -- Waits until the SQL expression is true.
-CREATE OR REPLACE FUNCTION test.until(condition text, seconds int DEFAULT 120) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION test.until(condition text, seconds int DEFAULT 120) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     ends timestamptz := clock_timestamp() + make_interval(secs => seconds);
     met bool;
@@ -23,7 +31,7 @@ BEGIN
 END $$;
 
 -- Waits until the task has ended and says how.
-CREATE OR REPLACE FUNCTION test.ends(id uuid, OUT state text, OUT attempt int, OUT failures int, OUT reason text, OUT output jsonb,
+CREATE FUNCTION test.ends(id uuid, OUT state text, OUT attempt int, OUT failures int, OUT reason text, OUT output jsonb,
         OUT sqlstate text, OUT error text)
     LANGUAGE plpgsql AS $$
 BEGIN
@@ -38,12 +46,12 @@ BEGIN
 END $$;
 
 -- Waits until the task stands as it does after an attempt that is to be retried.
-CREATE OR REPLACE FUNCTION test.failed_attempts(id uuid, n int) RETURNS void LANGUAGE sql AS $$
+CREATE FUNCTION test.failed_attempts(id uuid, n int) RETURNS void LANGUAGE sql AS $$
     SELECT test.until(format('(SELECT s.failures = %s AND s.state IN (''pending'', ''failed'') FROM underway.status(%L) s)', n, id));
 $$;
 
 -- What a statement raises, in one row; ids are written as <id>.
-CREATE OR REPLACE FUNCTION test.error(statement text, OUT code text, OUT message text, OUT detail text, OUT hint text)
+CREATE FUNCTION test.error(statement text, OUT code text, OUT message text, OUT detail text, OUT hint text)
     LANGUAGE plpgsql AS $$
 DECLARE
     answer text;
@@ -60,7 +68,7 @@ EXCEPTION WHEN OTHERS THEN
 END $$;
 
 -- The same for many, each of which is to raise an error with a hint: one line each.
-CREATE OR REPLACE FUNCTION test.errors(VARIADIC statements text[]) RETURNS SETOF text LANGUAGE plpgsql AS $$
+CREATE FUNCTION test.errors(VARIADIC statements text[]) RETURNS SETOF text LANGUAGE plpgsql AS $$
 DECLARE
     statement text;
     e record;
@@ -72,7 +80,7 @@ BEGIN
 END $$;
 
 -- What the tables of the extension hold, as one number; but for the rings, which the coordinator opens when it likes.
-CREATE OR REPLACE FUNCTION test.digest() RETURNS text LANGUAGE plpgsql AS $$
+CREATE FUNCTION test.digest() RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     name text;
     part text;
