@@ -19,8 +19,8 @@ SELECT underway.create_queue('q', 'f', retry => underway.retry_policy(max_attemp
 SELECT underway.create_queue('external');
 -- Times and numbers of processes are left out.
 CREATE FUNCTION why(id uuid) RETURNS text LANGUAGE sql AS $$
-    SELECT regexp_replace(regexp_replace(regexp_replace(underway.why(id), '\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\+00', '<time>', 'g'), '\(?[\d:.]{5,}\)?', '<span>', 'g'),
-        'worker \d+ \(pid \d+\)', 'worker <n>', 'g')
+    SELECT regexp_replace(regexp_replace(regexp_replace(underway.why(id), 'worker \d+ \(pid \d+\)', 'worker <n>', 'g'),
+        '\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\+00', '<time>', 'g'), '\(?\d\d:\d\d:[\d.]+\)?', '<span>', 'g')
 $$;
 SET timezone = 'UTC';
 SET datestyle = 'ISO';
@@ -117,7 +117,7 @@ SELECT count(*) FROM underway.status(:'purged');
 CREATE FUNCTION meddles(input jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM underway.cancel((input #>> '{}')::uuid);
-    RETURN to_jsonb(ARRAY(SELECT * FROM test.errors(format('SELECT underway.cancel(%L)', underway.task_id()), format('SELECT underway.retry(%L)', underway.task_id()))));
+    RETURN to_jsonb(ARRAY(SELECT * FROM test.errors(format('SELECT underway.pause(%L)', underway.task_id()), format('SELECT underway.retry(%L)', underway.task_id()))));
 END $$;
 SELECT underway.create_queue('meddles', 'meddles');
 SELECT underway.enqueue('meddles', to_jsonb(:'task'::text)) AS meddler \gset
