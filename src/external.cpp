@@ -33,6 +33,7 @@ void wake_external(Oid database, int queue_id, int wanted) noexcept {
 namespace {
 
 constexpr int64 longest_wait_ms = int64{24} * 3600 * 1000;
+constexpr int fewest_looked_at = 16;  // of heartbeats: the first may be of tasks that are executing, or of leases that have ended
 
 // Before this snapshot `full` is set, and taken back when there are places: one that becomes free meanwhile takes it back as well.
 pg::statement queue_of("SELECT q.id FROM underway_internal.queue q WHERE q.name = $1 AND q.dropped_at IS NULL", TEXTOID);
@@ -118,7 +119,7 @@ UNDERWAY_ENTRY(underway_dequeue) {
   if (n < wanted) {
     // As in the origin: who finds nothing looks whether somebody else's work is stale. Bounded, by an index.
     int64 reclaimed = 0;
-    const pg::value which[3] = {pg::of(from.queue_id), pg::of(wanted - n), pg::of(settings::max_crashes)};
+    const pg::value which[3] = {pg::of(from.queue_id), pg::of(std::max(wanted - n, fewest_looked_at)), pg::of(settings::max_crashes)};
     reclaim_stale.run(which, [&reclaimed](const pg::row& r) { reclaimed = r.int8(1); });
     if (reclaimed > 0) {
       lower_to_now(from.entry);
@@ -312,6 +313,15 @@ UNDERWAY_ENTRY(underway_is_ours) {
   PG_RETURN_BOOL(pg::call([fcinfo] { return TransactionIdIsCurrentTransactionId(PG_GETARG_TRANSACTIONID(0)); }));
 }
 
-UNDERWAY_ENTRY(underway_recovered_at) { PG_RETURN_TIMESTAMPTZ(shared->recovered_at); }
+// The launcher says, or a client that was faster.
+UNDERWAY_ENTRY(underway_recovered_at) {
+  const TimestampTz now = GetCurrentTimestamp();
+  TimestampTz never = 0;
+  if (RecoveryInProgress()) {
+    PG_RETURN_TIMESTAMPTZ(now);
+  }
+  shared->recovered_at.compare_exchange_strong(never, now);
+  PG_RETURN_TIMESTAMPTZ(shared->recovered_at);
+}
 
 }  // namespace underway
