@@ -30,6 +30,22 @@ void wake_external(Oid database, int queue_id, int wanted) noexcept {
   }
 }
 
+void wake_later_than(Oid database, int queue_id, TimestampTz at) noexcept {
+  for (int n = 0; n < shared->awaiters_size; n++) {
+    work_waiter& w = shared->work_waiters()[n];
+    const int proc = w.proc_plus_one;
+    if (proc == 0 || w.database != database || w.until <= at - shared->clock_offset) {
+      continue;
+    }
+    for (int i = 0; i < w.count; i++) {
+      if (w.queues[i] == queue_id) {
+        pg::set_latch_of(proc - 1);
+        break;
+      }
+    }
+  }
+}
+
 namespace {
 
 constexpr int64 longest_wait_ms = int64{24} * 3600 * 1000;
@@ -190,6 +206,7 @@ void take_place(const int* queues, int count) {
     if (w.proc_plus_one == 0) {
       w.database = MyDatabaseId;
       w.told = false;
+      w.until = DT_NOBEGIN;
       std::copy(queues, queues + count, w.queues);
       w.count = count;
       w.proc_plus_one = pg::my_proc_number() + 1;
@@ -243,8 +260,8 @@ UNDERWAY_ENTRY(underway_wait_for_work) {
     SPI_connect_ext(SPI_OPT_NONATOMIC);
   });
   {
-    static pg::statement find("SELECT q.queue_id FROM unnest($2) WITH ORDINALITY u(name, n),"
-                              " underway_internal.dequeue_from(CAST($1 AS oid), u.name, 1, NULL) q ORDER BY u.n",
+    static pg::statement find("SELECT q.id FROM unnest($2) WITH ORDINALITY u(name, n),"
+                              " underway_internal.external_queue(CAST($1 AS oid), u.name) q ORDER BY u.n",
                               OIDOID, TEXTARRAYOID);
     pg::as_owner owner(false);
     const pg::value args[2] = {pg::of_oid(caller), pg::of_datum(PointerGetDatum(names), false)};
@@ -265,29 +282,50 @@ UNDERWAY_ENTRY(underway_wait_for_work) {
                         errhint("Raise underway.max_queues (now %d) and restart the server.", shared->queues_size)));
       }
     }
-    take_place(ids, count);
-    SPI_commit();
-    for (;;) {
-      my_place->told = false;
-      std::atomic_thread_fence(std::memory_order_seq_cst);
-      TimestampTz until = end;
-      found = look(entries, count, &until);
-      if (found >= 0 || GetCurrentTimestamp() >= end) {
-        break;
-      }
-      (void)sleep_until(until);
-    }
   });
-  // Told until it looks again: a client that dies before it dequeues passes the news on.
-  my_place->told = found >= 0;
+  try {
+    pg::call([&] {
+      take_place(ids, count);
+      SPI_commit();
+      for (;;) {
+        my_place->told = false;
+        TimestampTz until = DT_NOBEGIN;
+        // Published before the last look, which must not find an earlier time: who makes something due before it wakes us then.
+        for (TimestampTz next = end; next != until;) {
+          until = next;
+          my_place->until = until;
+          std::atomic_thread_fence(std::memory_order_seq_cst);
+          next = end;
+          found = look(entries, count, &next);
+          if (found >= 0) {
+            break;
+          }
+        }
+        if (found >= 0 || GetCurrentTimestamp() >= end) {
+          break;
+        }
+        (void)sleep_until(until);
+      }
+      my_place->until = DT_NOBEGIN;
+    });
+  } catch (pg::error&) {
+    leave_place();  // cancelled: nobody sleeps here any more, to be told of work
+    throw;
+  }
+  // Told until it looks again: a client that dies before it dequeues passes the news on. One that was told again while it looked
+  // does so now, since it takes up one thing only.
   if (found < 0) {
     leave_place();
+  } else if (my_place->told.exchange(true)) {
+    for (int i = 0; i < count; i++) {
+      wake_external(MyDatabaseId, ids[i], 1);
+    }
   }
   return pg::call([&] {
     SPI_finish();
     Datum name = 0;
     if (found >= 0) {
-      int at = found + 1;
+      int at = found + ARR_LBOUND(names)[0];
       bool null = false;
       name = array_get_element(PointerGetDatum(names), 1, &at, -1, -1, false, TYPALIGN_INT, &null);
     }
