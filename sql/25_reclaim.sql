@@ -84,9 +84,11 @@ END $$;
 
 -- External workers that are stale: nothing heard for three intervals, counted from the last heartbeat or the end of recovery,
 -- whichever is later; or over their time. Taken only with the task's lock, which its executing transaction holds (promise 5): one
--- that is not free leaves no trace. only_queue null: all. Returns how many were reclaimed and how many are still executing.
+-- that is not free leaves no trace. Never waits for anybody: a row that a client has locked is passed over too. only_queue null: all.
+-- Looks at up to max_rows. cleared: leases that had ended; again: when what was passed over may be taken, null if nothing was.
 CREATE FUNCTION underway_internal.reclaim_stale(
-        only_queue int, max_tasks int, max_crashes int, OUT reclaimed bigint, OUT executing bigint)
+        only_queue int, max_rows int, max_crashes int, OUT looked_at bigint, OUT reclaimed bigint, OUT cleared bigint,
+        OUT again timestamptz)
     LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
@@ -96,44 +98,66 @@ DECLARE
     recovered timestamptz := underway_internal.recovered_at();
     over_time bool;
 BEGIN
+    looked_at := 0;
     reclaimed := 0;
-    executing := 0;
+    cleared := 0;
     FOR h IN SELECT x.* FROM underway_internal.heartbeat x
             WHERE x.stale_at <= now AND (x.queue_id = only_queue OR only_queue IS NULL)
-            ORDER BY x.stale_at LIMIT max_tasks LOOP
+            ORDER BY x.stale_at LIMIT max_rows LOOP
+        looked_at := looked_at + 1;
         SELECT x.* INTO t FROM underway_internal.task x WHERE x.lease = h.lease;
         IF NOT FOUND THEN
-            -- The lease has ended. Its row goes an hour later, at its second time here.
-            IF h.ends_at = '-infinity' THEN
-                DELETE FROM underway_internal.heartbeat x WHERE x.lease = h.lease;
-            ELSE
-                UPDATE underway_internal.heartbeat x SET stale_at = now + interval '1 hour', ends_at = '-infinity'
-                    WHERE x.lease = h.lease;
-            END IF;
+            cleared := cleared + underway_internal.clear_heartbeat(h.lease, now)::int;
             CONTINUE;
         END IF;
         over_time := h.ends_at <= now;
-        CONTINUE WHEN NOT over_time AND now < recovered + 3 * h.every;
-        IF NOT underway_internal.try_lock_task(h.task_id) THEN
-            executing := executing + 1;
-            CONTINUE;
-        END IF;
-        -- A heartbeat may have come, or be coming: whoever has its row first.
-        SELECT x.* INTO h FROM underway_internal.heartbeat x WHERE x.lease = h.lease FOR UPDATE SKIP LOCKED;
-        CONTINUE WHEN NOT FOUND OR h.stale_at > now;
-        IF over_time THEN
-            PERFORM underway_internal.fail_task(t.id, t.attempt, true, NULL, 'error', NULL, '57014',
-                format('the attempt took longer than its timeout (%s); worker %s', h.ends_at - t.claimed_at, coalesce(t.worker, 'unknown')),
-                NULL, NULL, NULL, NULL);
+        IF NOT over_time AND now < recovered + 3 * h.every THEN
+            again := least(again, h.ends_at, recovered + 3 * h.every);
+        ELSIF NOT underway_internal.try_lock_task(h.task_id) THEN
+            again := least(again, now + interval '5 s');
         ELSE
-            PERFORM underway_internal.reclaim(t, 'silent',
-                format('no heartbeat from worker %s for %s', coalesce(t.worker, 'unknown'), now - h.beat_at), max_crashes);
+            -- A heartbeat may have come, or be coming; the attempt may be ending: whoever has the row first.
+            SELECT x.* INTO h FROM underway_internal.heartbeat x WHERE x.lease = h.lease FOR UPDATE SKIP LOCKED;
+            CONTINUE WHEN FOUND AND h.stale_at > now;
+            IF FOUND THEN
+                SELECT x.* INTO t FROM underway_internal.task x
+                    WHERE x.id = t.id AND x.lease = t.lease AND x.state = 'in_progress' FOR UPDATE SKIP LOCKED;
+            END IF;
+            IF NOT FOUND THEN
+                again := least(again, now + interval '5 s');
+            ELSIF over_time THEN
+                PERFORM underway_internal.fail_task(t.id, t.attempt, true, NULL, 'error', NULL, '57014',
+                    format('the attempt took longer than its timeout (%s); worker %s', h.ends_at - t.claimed_at,
+                        coalesce(t.worker, 'unknown')),
+                    NULL, NULL, NULL, NULL);
+                reclaimed := reclaimed + 1;
+            ELSE
+                PERFORM underway_internal.reclaim(t, 'silent',
+                    format('no heartbeat from worker %s for %s', coalesce(t.worker, 'unknown'), now - h.beat_at), max_crashes);
+                reclaimed := reclaimed + 1;
+            END IF;
         END IF;
-        reclaimed := reclaimed + 1;
     END LOOP;
 END $$;
 
-CREATE FUNCTION underway_internal.next_stale() RETURNS timestamptz LANGUAGE plpgsql AS $$
+-- The row of a lease that has ended goes an hour after the first call. False: somebody has it locked.
+CREATE FUNCTION underway_internal.clear_heartbeat(lease uuid, now timestamptz) RETURNS bool LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
+DECLARE
+    h underway_internal.heartbeat;
 BEGIN
-    RETURN (SELECT x.stale_at FROM underway_internal.heartbeat x ORDER BY x.stale_at LIMIT 1);
+    SELECT x.* INTO h FROM underway_internal.heartbeat x WHERE x.lease = lease FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        RETURN false;
+    ELSIF h.ends_at = '-infinity' THEN
+        DELETE FROM underway_internal.heartbeat x WHERE x.lease = lease;
+    ELSE
+        UPDATE underway_internal.heartbeat x SET stale_at = now + interval '1 hour', ends_at = '-infinity' WHERE x.lease = lease;
+    END IF;
+    RETURN true;
+END $$;
+
+CREATE FUNCTION underway_internal.next_stale(after timestamptz) RETURNS timestamptz LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN (SELECT x.stale_at FROM underway_internal.heartbeat x WHERE x.stale_at > after ORDER BY x.stale_at LIMIT 1);
 END $$;

@@ -1,6 +1,18 @@
 -- Dequeue by external workers: any client takes tasks of a queue, each with a lease, a random uuid that stands for the attempt.
 -- Invariant: a lease can be used only after the transaction that took it has committed, so that a crash has been counted.
 
+-- The queue, if caller may work it from outside; raises otherwise.
+CREATE FUNCTION underway_internal.external_queue(caller oid, queue text) RETURNS underway_internal.queue LANGUAGE plpgsql AS $$
+DECLARE
+    q underway_internal.queue := underway_internal.queue_for(caller, queue, 'work');
+BEGIN
+    IF q.handler_name IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = format('queue "%s" has a handler, so the server works it', q.name),
+            HINT = format('For external workers make a queue without handler, or take this one''s away: select underway.alter_queue(%L, reset => ''{handler}'');', q.name);
+    END IF;
+    RETURN q;
+END $$;
+
 -- What a dequeue needs to know of the queue; places: how many more tasks may be in progress (null: any number).
 CREATE FUNCTION underway_internal.dequeue_from(
         caller oid, queue text, max_tasks int, worker text,
@@ -8,19 +20,14 @@ CREATE FUNCTION underway_internal.dequeue_from(
     LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
-    q underway_internal.queue;
+    q underway_internal.queue := underway_internal.external_queue(caller, queue);
 BEGIN
-    q := underway_internal.queue_for(caller, queue, 'work');
     IF max_tasks IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'max_tasks must not be null', HINT = 'Leave it out to get one task.';
     END IF;
     PERFORM underway_internal.check_int(max_tasks, 'max_tasks', 1, 10000);
     IF worker IS NOT NULL THEN
         PERFORM underway_internal.check_name(worker, 'worker');
-    END IF;
-    IF q.handler_name IS NOT NULL THEN
-        RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = format('queue "%s" has a handler, so the server works it', q.name),
-            HINT = format('For external workers make a queue without handler, or take this one''s away: select underway.alter_queue(%L, reset => ''{handler}'');', q.name);
     END IF;
     queue_id := q.id;
     ttl := coalesce(q.ttl, interval '14 days');

@@ -30,9 +30,26 @@ void wake_external(Oid database, int queue_id, int wanted) noexcept {
   }
 }
 
+void wake_later_than(Oid database, int queue_id, TimestampTz at) noexcept {
+  for (int n = 0; n < shared->awaiters_size; n++) {
+    work_waiter& w = shared->work_waiters()[n];
+    const int proc = w.proc_plus_one;
+    if (proc == 0 || w.database != database || w.until <= at - shared->clock_offset) {
+      continue;
+    }
+    for (int i = 0; i < w.count; i++) {
+      if (w.queues[i] == queue_id) {
+        pg::set_latch_of(proc - 1);
+        break;
+      }
+    }
+  }
+}
+
 namespace {
 
 constexpr int64 longest_wait_ms = int64{24} * 3600 * 1000;
+constexpr int fewest_looked_at = 16;  // of heartbeats: the first may be of tasks that are executing, or of leases that have ended
 
 // Before this snapshot `full` is set, and taken back when there are places: one that becomes free meanwhile takes it back as well.
 pg::statement queue_of("SELECT q.id FROM underway_internal.queue q WHERE q.name = $1 AND q.dropped_at IS NULL", TEXTOID);
@@ -118,7 +135,7 @@ UNDERWAY_ENTRY(underway_dequeue) {
   if (n < wanted) {
     // As in the origin: who finds nothing looks whether somebody else's work is stale. Bounded, by an index.
     int64 reclaimed = 0;
-    const pg::value which[3] = {pg::of(from.queue_id), pg::of(wanted - n), pg::of(settings::max_crashes)};
+    const pg::value which[3] = {pg::of(from.queue_id), pg::of(std::max(wanted - n, fewest_looked_at)), pg::of(settings::max_crashes)};
     reclaim_stale.run(which, [&reclaimed](const pg::row& r) { reclaimed = r.int8(1); });
     if (reclaimed > 0) {
       lower_to_now(from.entry);
@@ -189,6 +206,7 @@ void take_place(const int* queues, int count) {
     if (w.proc_plus_one == 0) {
       w.database = MyDatabaseId;
       w.told = false;
+      w.until = DT_NOBEGIN;
       std::copy(queues, queues + count, w.queues);
       w.count = count;
       w.proc_plus_one = pg::my_proc_number() + 1;
@@ -242,8 +260,8 @@ UNDERWAY_ENTRY(underway_wait_for_work) {
     SPI_connect_ext(SPI_OPT_NONATOMIC);
   });
   {
-    static pg::statement find("SELECT q.queue_id FROM unnest($2) WITH ORDINALITY u(name, n),"
-                              " underway_internal.dequeue_from(CAST($1 AS oid), u.name, 1, NULL) q ORDER BY u.n",
+    static pg::statement find("SELECT q.id FROM unnest($2) WITH ORDINALITY u(name, n),"
+                              " underway_internal.external_queue(CAST($1 AS oid), u.name) q ORDER BY u.n",
                               OIDOID, TEXTARRAYOID);
     pg::as_owner owner(false);
     const pg::value args[2] = {pg::of_oid(caller), pg::of_datum(PointerGetDatum(names), false)};
@@ -264,29 +282,50 @@ UNDERWAY_ENTRY(underway_wait_for_work) {
                         errhint("Raise underway.max_queues (now %d) and restart the server.", shared->queues_size)));
       }
     }
-    take_place(ids, count);
-    SPI_commit();
-    for (;;) {
-      my_place->told = false;
-      std::atomic_thread_fence(std::memory_order_seq_cst);
-      TimestampTz until = end;
-      found = look(entries, count, &until);
-      if (found >= 0 || GetCurrentTimestamp() >= end) {
-        break;
-      }
-      (void)sleep_until(until);
-    }
   });
-  // Told until it looks again: a client that dies before it dequeues passes the news on.
-  my_place->told = found >= 0;
+  try {
+    pg::call([&] {
+      take_place(ids, count);
+      SPI_commit();
+      for (;;) {
+        my_place->told = false;
+        TimestampTz until = DT_NOBEGIN;
+        // Published before the last look, which must not find an earlier time: who makes something due before it wakes us then.
+        for (TimestampTz next = end; next != until;) {
+          until = next;
+          my_place->until = until;
+          std::atomic_thread_fence(std::memory_order_seq_cst);
+          next = end;
+          found = look(entries, count, &next);
+          if (found >= 0) {
+            break;
+          }
+        }
+        if (found >= 0 || GetCurrentTimestamp() >= end) {
+          break;
+        }
+        (void)sleep_until(until);
+      }
+      my_place->until = DT_NOBEGIN;
+    });
+  } catch (pg::error&) {
+    leave_place();  // cancelled: nobody sleeps here any more, to be told of work
+    throw;
+  }
+  // Told until it looks again: a client that dies before it dequeues passes the news on. One that was told again while it looked
+  // does so now, since it takes up one thing only.
   if (found < 0) {
     leave_place();
+  } else if (my_place->told.exchange(true)) {
+    for (int i = 0; i < count; i++) {
+      wake_external(MyDatabaseId, ids[i], 1);
+    }
   }
   return pg::call([&] {
     SPI_finish();
     Datum name = 0;
     if (found >= 0) {
-      int at = found + 1;
+      int at = found + ARR_LBOUND(names)[0];
       bool null = false;
       name = array_get_element(PointerGetDatum(names), 1, &at, -1, -1, false, TYPALIGN_INT, &null);
     }
@@ -312,6 +351,15 @@ UNDERWAY_ENTRY(underway_is_ours) {
   PG_RETURN_BOOL(pg::call([fcinfo] { return TransactionIdIsCurrentTransactionId(PG_GETARG_TRANSACTIONID(0)); }));
 }
 
-UNDERWAY_ENTRY(underway_recovered_at) { PG_RETURN_TIMESTAMPTZ(shared->recovered_at); }
+// The launcher says, or a client that was faster.
+UNDERWAY_ENTRY(underway_recovered_at) {
+  const TimestampTz now = GetCurrentTimestamp();
+  TimestampTz never = 0;
+  if (RecoveryInProgress()) {
+    PG_RETURN_TIMESTAMPTZ(now);
+  }
+  shared->recovered_at.compare_exchange_strong(never, now);
+  PG_RETURN_TIMESTAMPTZ(shared->recovered_at);
+}
 
 }  // namespace underway

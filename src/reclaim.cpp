@@ -17,13 +17,12 @@ namespace underway::reclaim {
 namespace {
 constexpr int most_at_once = 1000;
 constexpr TimestampTz look_again = 100 * 1000;      // at what was cancelled and has not ended
-constexpr TimestampTz try_again = 5 * USECS_PER_SEC;  // at what is stale and still executing
 
 pg::statement reclaim_boot("SELECT underway_internal.reclaim_boot($1, $2, $3)", INT8OID, BOOLOID, INT4OID);
 pg::statement reclaim_worker("SELECT underway_internal.reclaim_worker($1, $2, $3, $4, $5, $6)", INT8OID, INT4OID, INT4OID, TEXTOID,
                              UUIDOID, INT4OID);
 pg::statement reclaim_stale("SELECT * FROM underway_internal.reclaim_stale(NULL, $1, $2)", INT4OID, INT4OID);
-pg::statement next_stale("SELECT underway_internal.next_stale()");
+pg::statement next_stale("SELECT underway_internal.next_stale($1)", TIMESTAMPTZOID);
 pg::statement apply_cancels("SELECT * FROM underway_internal.apply_cancels()");
 
 TimestampTz stale_at = DT_NOBEGIN;  // of the test clock
@@ -113,22 +112,20 @@ TimestampTz stale_leases(database_entry* db) {
   const TimestampTz now = clock_now();
   if (stale_at <= now || db->next_stale <= now) {
     db->next_stale = DT_NOEND;
-    int64 reclaimed = 0;
-    int64 executing = 0;
+    bool more = false;
+    TimestampTz again = DT_NOEND;
     pg::transaction tx(pg::transaction::kind::ours);
     {
       pg::as_owner owner(true);
-      const pg::value args[2] = {pg::of(most_at_once), pg::of(settings::max_crashes)};
+      const pg::value args[3] = {pg::of(most_at_once), pg::of(settings::max_crashes), pg::of_time(now)};
       reclaim_stale.run(args, [&](const pg::row& r) {
-        reclaimed = r.int8(1);
-        executing = r.int8(2);
+        more = r.int8(1) >= most_at_once && r.int8(2) + r.int8(3) > 0;
+        again = r.null(4) ? DT_NOEND : r.time(4);
       });
-      next_stale.run(nullptr, [](const pg::row& r) { stale_at = r.null(1) ? DT_NOEND : r.time(1); });
+      next_stale.run(&args[2], [](const pg::row& r) { stale_at = r.null(1) ? DT_NOEND : r.time(1); });
     }
     tx.commit();
-    if (stale_at <= now) {
-      stale_at = reclaimed + executing >= most_at_once && reclaimed > 0 ? now : now + try_again;
-    }
+    stale_at = more ? now : std::min(stale_at, again);
   }
   const TimestampTz next = std::min<TimestampTz>(stale_at, db->next_stale);
   return next == DT_NOEND ? next : next - shared->clock_offset;

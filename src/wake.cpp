@@ -71,7 +71,11 @@ need wake_for(database_entry* db, queue_entry* q, int queue_id, int tasks, Times
   // Those who wait for a later time than this task's set their timers anew. A place that is free has no time at all.
   const bool was_full = q->full.exchange(false);
   const bool place_only = first_due == DT_NOEND;
-  wake_external(MyDatabaseId, queue_id, tasks > 0 ? tasks : !place_only ? shared->awaiters_size : was_full ? 1 : 0);
+  if (tasks == 0 && !place_only) {
+    wake_later_than(MyDatabaseId, queue_id, first_due);
+  } else {
+    wake_external(MyDatabaseId, queue_id, tasks > 0 ? tasks : was_full ? 1 : 0);
+  }
   if (q->quiet || place_only) {
     return need::no;
   }
@@ -102,8 +106,13 @@ void end_claims() noexcept {
     // While something was due, the coordinator had no timer for what comes after it. As it does: publish, then look.
     std::atomic_thread_fence(std::memory_order_seq_cst);
     const TimestampTz earliest = c.queue->earliest;
-    if (db != nullptr && OidIsValid(c.queue->role) && earliest > now) {
+    if (db == nullptr || earliest <= now || earliest == DT_NOEND) {
+      continue;
+    }
+    if (OidIsValid(c.queue->role)) {
       n = more(n, tell_of_timer(db, earliest));
+    } else {
+      wake_later_than(MyDatabaseId, c.queue_id, earliest);
     }
   }
   claims_count = 0;
