@@ -100,7 +100,10 @@ BEGIN
     ELSIF t.state = 'waiting' THEN
         RETURN 'waiting';
     ELSIF t.state = 'in_progress' THEN
-        IF t.slot IS NOT NULL THEN
+        -- The slots of this server say nothing of a standby's or a copy's original.
+        IF t.slot IS NOT NULL AND (SELECT f.away FROM underway_internal.fitness f WHERE f.queue_id = t.queue_id) THEN
+            RETURN format('held: restored copy, made during attempt %s; underway.adopt() lets the task go on', t.attempt);
+        ELSIF t.slot IS NOT NULL AND NOT pg_is_in_recovery() THEN
             SELECT w.task_id INTO held_by FROM underway_internal.workers() w
                 WHERE w.slot = t.slot AND w.generation = t.generation;
             IF NOT FOUND THEN
