@@ -20,11 +20,11 @@ CREATE FUNCTION underway.await(id uuid, timeout interval DEFAULT '10 s')
         notices text)
     LANGUAGE c VOLATILE ROWS 1 AS 'MODULE_PATHNAME', 'underway_await';
 COMMENT ON FUNCTION underway.await IS
-'Waits until the task has ended, at most timeout (and at most 60 s: a function holds a snapshot), and returns its status() then, ended or not.
+'Waits until the task has ended, at most timeout (and at most 60 s: a function holds a snapshot), and returns its status() then, ended or not: no row when it has ended meanwhile and nothing is kept of it.
 Errors: P0002 no such task, or the caller may not see it; 25001 at once for a task of this very transaction, or in a REPEATABLE READ or SERIALIZABLE transaction; 22023 null id or negative timeout.';
 
 CREATE PROCEDURE underway.wait_for(id uuid, timeout interval DEFAULT '1 min', INOUT state text DEFAULT NULL)
     LANGUAGE c AS 'MODULE_PATHNAME', 'underway_wait_for';
 COMMENT ON PROCEDURE underway.wait_for IS
-'Waits until the task has ended, at most timeout (and at most a day), and gives its state then. Commits before it sleeps, so that it holds neither a snapshot nor a transaction id: for long waits.
+'Waits until the task has ended, at most timeout (and at most a day), and gives its state then: null when it has ended meanwhile and nothing is kept of it. Commits before it sleeps, so that it holds neither a snapshot nor a transaction id: for long waits.
 Errors: 2D000 inside a transaction block or a function; P0002 no such task, or the caller may not see it; 22023 null id or negative timeout.';

@@ -89,8 +89,9 @@ seen look(Oid caller, const pg_uuid_t* id) {
   return s;
 }
 
-void check_id(const seen& s, const pg_uuid_t* id) {
-  if (!s.found) {
+// earlier: it was there when we looked first. Then it has ended since, and nothing is kept of it.
+void check_id(const seen& s, const pg_uuid_t* id, bool earlier) {
+  if (!s.found && !earlier) {
     // The words of underway_internal.no_task().
     ereport(ERROR, (errcode(ERRCODE_NO_DATA_FOUND),
                     errmsg("task %s does not exist", DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id)))),
@@ -123,11 +124,11 @@ UNDERWAY_ENTRY(underway_await) {
     return GetCurrentTimestamp() + ms * 1000;
   });
   const pg_uuid_t* id = PG_GETARG_UUID_P(0);
-  for (;;) {
+  for (bool earlier = false;; earlier = true) {
     const seen s = look(caller, id);
     const bool again = pg::call([&] {
-      check_id(s, id);
-      return !s.finished && sleep_until(end);
+      check_id(s, id, earlier);
+      return s.found && !s.finished && sleep_until(end);
     });
     if (!again) {
       break;
@@ -167,11 +168,11 @@ UNDERWAY_ENTRY(underway_wait_for) {
     return GetCurrentTimestamp() + ms * 1000;
   });
   seen s;
-  for (;;) {
+  for (bool earlier = false;; earlier = true) {
     s = look(caller, &id);
     const bool again = pg::call([&] {
-      check_id(s, &id);
-      if (s.finished || GetCurrentTimestamp() >= end) {
+      check_id(s, &id, earlier);
+      if (!s.found || s.finished || GetCurrentTimestamp() >= end) {
         return false;
       }
       SPI_commit();
@@ -184,7 +185,7 @@ UNDERWAY_ENTRY(underway_wait_for) {
   leave_place();
   return pg::call([&] {
     SPI_finish();
-    return text_row(fcinfo, s.state);
+    return text_row(fcinfo, s.found ? s.state : nullptr);
   });
 }
 

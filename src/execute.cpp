@@ -165,6 +165,13 @@ void run_apart(queue_info* q, claimed_task* tasks, int n, int culprit, MemoryCon
   }
 }
 
+// Two that got in each other's way would do so again: the one that lost is the first to be back. 1 ms, longer each time, and never
+// the same for both. No transaction is open.
+void step_aside(int tries) noexcept {
+  const double most = 2000 << std::min(tries, 6);
+  pg_usleep(static_cast<long>(most * (0.5 + pg_prng_double(&pg_global_prng_state) / 2)));
+}
+
 void run_together(queue_info* q, claimed_task* tasks, int n, MemoryContext memory) {
   if (n == 0) {
     return;
@@ -184,6 +191,7 @@ void run_together(queue_info* q, claimed_task* tasks, int n, MemoryContext memor
     const bool cancelled = end_of_user_code();
     const char* notices = stop_notices();
     if (!cancelled && is_transient(failure->sqlstate()) && tries < transient_retries) {
+      step_aside(tries);
       continue;
     }
     culprit = a.culprit;
