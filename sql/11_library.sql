@@ -46,6 +46,9 @@ CREATE FUNCTION underway_internal.lock_places(queue_id int) RETURNS bool
 -- Was a row with this xmin written by the current transaction?
 CREATE FUNCTION underway_internal.is_ours(xmin xid) RETURNS bool
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_is_ours';
+-- underway_internal.check_lease() by what is committed now.
+CREATE FUNCTION underway_internal.check_lease_now(lease uuid) RETURNS bool
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_check_lease_now';
 -- When this start of the server began to accept work.
 CREATE FUNCTION underway_internal.recovered_at() RETURNS timestamptz
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_recovered_at';

@@ -70,36 +70,12 @@ COMMENT ON FUNCTION underway.dequeue IS
 Commit before using the leases. Each row: the task''s id, the number of this attempt, its lease, the input, the headers, whether the task fails for good if this attempt fails, and when the attempt''s time is over. run_id and step: of workflows.
 Errors: 42704 no such queue, 42501 not allowed, 55000 the queue has a handler, 22023 bad value.';
 
--- The task that a lease stands for now; raises UW001 when it stands for none, UW002 when it has succeeded with it, 25001 when the
--- dequeue has not committed. lock: take the row. Null lease: 22023.
-CREATE FUNCTION underway_internal.leased(caller oid, lease uuid, lock bool) RETURNS underway_internal.task LANGUAGE plpgsql AS $$
+-- Raises: the lease stands for no task any more, or never did.
+CREATE FUNCTION underway_internal.lost_lease(lease uuid) RETURNS bool STABLE LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
-    t underway_internal.task;
-    mine bool;
-    q underway_internal.queue;
     h underway_internal.heartbeat;
 BEGIN
-    IF lease IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'lease must not be null', HINT = 'Give the lease that underway.dequeue() returned.';
-    END IF;
-    IF lock THEN
-        SELECT x.* INTO t FROM underway_internal.task x WHERE x.lease = lease AND x.state = 'in_progress' FOR UPDATE;
-    ELSE
-        SELECT x.* INTO t FROM underway_internal.task x WHERE x.lease = lease AND x.state = 'in_progress';
-    END IF;
-    IF FOUND THEN
-        SELECT underway_internal.is_ours(x.xmin) INTO mine FROM underway_internal.task x WHERE x.id = t.id;
-        IF mine THEN
-            RAISE EXCEPTION USING ERRCODE = '25001', MESSAGE = 'this lease was taken by the current transaction',
-                HINT = 'Commit the dequeue first: until then a crash could not be counted, and nobody sees who has the task.';
-        END IF;
-        SELECT x.* INTO q FROM underway_internal.queue x WHERE x.id = t.queue_id;
-        IF NOT underway_internal.may(caller, q, 'work') THEN
-            PERFORM underway_internal.refuse_queue(caller, q, 'work');
-        END IF;
-        RETURN t;
-    END IF;
     SELECT x.* INTO h FROM underway_internal.heartbeat x WHERE x.lease = lease;
     IF FOUND AND EXISTS (SELECT FROM underway_internal.archive a WHERE a.id = h.task_id AND a.lease = lease AND a.state = 'succeeded') THEN
         RAISE EXCEPTION USING ERRCODE = 'UW002', MESSAGE = format('task %s has already been completed with this lease', h.task_id),
@@ -108,9 +84,58 @@ BEGIN
     RAISE EXCEPTION USING ERRCODE = 'UW001',
         MESSAGE = CASE WHEN h.task_id IS NULL THEN 'this lease stands for no task'
             ELSE format('the lease on task %s is lost', h.task_id) END,
-        DETAIL = CASE WHEN h.task_id IS NULL THEN 'No dequeue has given it, or its attempt ended long ago.'
-            ELSE format('It was given for attempt %s, which has ended.', h.attempt) END,
+        DETAIL = CASE WHEN h.task_id IS NOT NULL THEN format('It was given for attempt %s, which has ended.', h.attempt) END,
         HINT = 'Roll back what was done for it, and dequeue again.';
+END $$;
+
+-- For a transaction with one snapshot for all of it, which may be older than the loss of the lease. Stable: sees what its caller
+-- sees, which is underway_internal.check_lease_now(), and that looks at what is committed now.
+CREATE FUNCTION underway_internal.check_lease(lease uuid) RETURNS bool STABLE LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
+BEGIN
+    RETURN EXISTS (SELECT FROM underway_internal.task x WHERE x.lease = lease AND x.state = 'in_progress')
+        OR underway_internal.lost_lease(lease);
+END $$;
+
+-- The task that a lease stands for now; raises UW001 when it stands for none, UW002 when it has succeeded with it, 25001 when the
+-- dequeue has not committed. lock: take the row. Null lease: 22023.
+CREATE FUNCTION underway_internal.leased(caller oid, lease uuid, lock bool) RETURNS underway_internal.task LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
+DECLARE
+    t underway_internal.task;
+    mine bool;
+    q underway_internal.queue;
+    old_snapshot bool := current_setting('transaction_isolation') IN ('repeatable read', 'serializable');
+BEGIN
+    IF lease IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'lease must not be null', HINT = 'Give the lease that underway.dequeue() returned.';
+    END IF;
+    SELECT x.* INTO t FROM underway_internal.task x WHERE x.lease = lease AND x.state = 'in_progress';
+    IF FOUND THEN
+        SELECT underway_internal.is_ours(x.xmin) INTO mine FROM underway_internal.task x WHERE x.id = t.id;
+        IF mine THEN
+            RAISE EXCEPTION USING ERRCODE = '25001', MESSAGE = 'this lease was taken by the current transaction',
+                HINT = 'Commit the dequeue first: until then a crash could not be counted, and nobody sees who has the task.';
+        END IF;
+        IF old_snapshot THEN
+            PERFORM underway_internal.check_lease_now(lease);
+        END IF;
+        IF lock THEN
+            SELECT x.* INTO t FROM underway_internal.task x WHERE x.lease = lease AND x.state = 'in_progress' FOR UPDATE;
+        END IF;
+    END IF;
+    IF NOT FOUND THEN
+        IF old_snapshot AND underway_internal.check_lease_now(lease) THEN
+            RAISE EXCEPTION USING ERRCODE = '25001', MESSAGE = 'this transaction began before the lease was given',
+                HINT = 'Begin the transaction that does the work after the dequeue has committed.';
+        END IF;
+        PERFORM underway_internal.lost_lease(lease);
+    END IF;
+    SELECT x.* INTO q FROM underway_internal.queue x WHERE x.id = t.queue_id;
+    IF NOT underway_internal.may(caller, q, 'work') THEN
+        PERFORM underway_internal.refuse_queue(caller, q, 'work');
+    END IF;
+    RETURN t;
 END $$;
 
 CREATE FUNCTION underway_internal.lock_task(caller oid, lease uuid) RETURNS bool LANGUAGE plpgsql AS $$

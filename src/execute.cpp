@@ -75,7 +75,7 @@ bool end_of_user_code() noexcept {
   disable_timeout(STATEMENT_TIMEOUT, false);
   disable_timeout(grace_timer, false);
   process::hold_cancels();
-  QueryCancelPending = false;
+  process::forget_cancels();
   current_task = nullptr;
   return my_slot->cancelled_at.exchange(0) != 0;
 }
@@ -109,10 +109,7 @@ class attempt {
     culprit = n == 1 ? 0 : -1;
     pg::call([] { waitpoint(waitpoint_id::handler_done); });
     complete(q_, tasks, results_, n);
-    // Deferred triggers and constraints run at commit, as the user: what they ask about their task is answered.
-    current_task = n == 1 ? tasks : nullptr;
     tx.commit();
-    current_task = nullptr;
   }
 
   int culprit = -1;
@@ -126,11 +123,15 @@ class attempt {
       begun = true;
       start_notices();
       const int timeout = timeout_of(q_, task);
+      process::forget_cancels();
       show(q_, task);
       process::allow_cancels();
       enable_timeout_after(STATEMENT_TIMEOUT, timeout);
       enable_timeout_after(grace_timer, std::min(timeout, INT_MAX - settings::cancel_grace) + settings::cancel_grace);
       to->outcome = h->run(task.input, memory_);
+      // Deferred constraints and triggers are the handler's doing: they run within its time, where they can be cancelled, and an
+      // error of theirs is this task's and not that of its batch. Nothing of a user is left for the commit.
+      AfterTriggerFireDeferred();
       (void)end_of_user_code();  // cancelled too late: it has run
       const char* notices = stop_notices();
       to->notices = notices == nullptr ? nullptr : MemoryContextStrdup(memory_, notices);

@@ -347,6 +347,13 @@ UNDERWAY_ENTRY(underway_lock_places) {
   PG_RETURN_BOOL(true);
 }
 
+UNDERWAY_ENTRY(underway_check_lease_now) {
+  static pg::statement check("SELECT underway_internal.check_lease($1)", UUIDOID);
+  const pg::value lease = pg::of(PG_GETARG_UUID_P(0));
+  check.run(&lease, [](const pg::row&) {}, true);
+  PG_RETURN_BOOL(true);
+}
+
 UNDERWAY_ENTRY(underway_is_ours) {
   PG_RETURN_BOOL(pg::call([fcinfo] { return TransactionIdIsCurrentTransactionId(PG_GETARG_TRANSACTIONID(0)); }));
 }

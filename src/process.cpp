@@ -25,10 +25,9 @@ void hold_cancels() noexcept {
   QueryCancelHoldoffCount = 1;  // an error sets it to 0 (elog.c)
 }
 
-void allow_cancels() noexcept {
-  QueryCancelPending = false;
-  QueryCancelHoldoffCount = 0;
-}
+void forget_cancels() noexcept { QueryCancelPending = false; }
+
+void allow_cancels() noexcept { QueryCancelHoldoffCount = 0; }
 
 void start(Oid database, Oid role, const char* name) {
   // With the sender: whoever terminates a worker is told apart from a handler that terminates itself.
@@ -58,7 +57,8 @@ uint64 published = 0;
 int reloads() noexcept { return reload_count; }
 
 void house_keeping() {
-  QueryCancelPending = false;  // a cancel that found nothing to cancel
+  hold_cancels();
+  forget_cancels();  // one that found nothing to cancel
   CHECK_FOR_INTERRUPTS();
   if (ConfigReloadPending) {
     ConfigReloadPending = false;

@@ -14,8 +14,10 @@ void start(Oid database, Oid role, const char* name);
 // Who sent SIGTERM; 0: nobody.
 int terminated_by() noexcept;
 
-// No cancel reaches our own statements: they are held off but while user code runs. Memory only.
+// No cancel reaches our own statements: they are held off but while user code runs. Memory only. What came before is forgotten
+// first, then it is shown what runs, then cancels are allowed: one that was sent meanwhile is for what runs.
 void hold_cancels() noexcept;
+void forget_cancels() noexcept;
 void allow_cancels() noexcept;
 
 // Between two pieces of work: interrupts and the configuration.

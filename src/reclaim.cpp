@@ -7,6 +7,7 @@
 #include "pg/transaction.hpp"
 #include "settings.hpp"
 #include "slots.hpp"
+#include "waitpoint.hpp"
 
 #include <signal.h>
 
@@ -116,6 +117,7 @@ TimestampTz stale_leases(database_entry* db) {
     bool more = false;
     TimestampTz again = DT_NOEND;
     pg::transaction tx(pg::transaction::kind::ours);
+    pg::call([] { waitpoint(waitpoint_id::stale_leases); });
     {
       pg::as_owner owner(true);
       const pg::value args[3] = {pg::of(most_at_once), pg::of(settings::max_crashes), pg::of_time(now)};

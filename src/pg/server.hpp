@@ -33,6 +33,7 @@ extern "C" {
 #include "commands/extension.h"
 #include "commands/prepare.h"
 #include "commands/sequence.h"
+#include "commands/trigger.h"
 #include "common/controldata_utils.h"
 #include "common/hashfn.h"
 #include "common/pg_prng.h"

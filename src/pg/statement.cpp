@@ -8,7 +8,7 @@ Datum varlena_array(Datum* elements, bool* nulls, int n, Oid type) {
   return PointerGetDatum(construct_md_array(elements, nulls, 1, &dims, &lower, type, -1, false, TYPALIGN_INT));
 }
 
-uint64 statement::start(const value* args) {
+uint64 statement::start(const value* args, bool read_only) {
   Datum values[max_args];
   char nulls[max_args];
   for (int i = 0; i < n_; i++) {
@@ -24,7 +24,7 @@ uint64 statement::start(const value* args) {
     SPI_keepplan(plan);
     plan_ = plan;
   }
-  int rc = SPI_execute_plan(plan_, values, nulls, false, 0);
+  int rc = SPI_execute_plan(plan_, values, nulls, read_only, 0);
   if (rc < 0) {
     elog(ERROR, "underway: SPI_execute_plan failed: %s", SPI_result_code_string(rc));
   }

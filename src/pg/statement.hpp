@@ -64,20 +64,21 @@ class statement {
   constexpr explicit statement(const char* sql, Oids... types) noexcept : sql_(sql), types_{static_cast<Oid>(types)...}, n_(sizeof...(types)) {}
 
   // each(row) is called inside call(): trivially destructible locals only. Returns the number of rows.
+  // at_latest: by a new snapshot, whatever the isolation level; the statement only reads, and so does what it calls.
   template <class F>
-  uint64 run(const value* args, F&& each) {
+  uint64 run(const value* args, F&& each, bool at_latest = false) {
     return call([&] {
       // SPI asks for one from somebody outside (pquery.c, EnsurePortalSnapshotExists); our processes have no portal.
-      const bool bare = !ActiveSnapshotSet();
-      if (bare) {
-        PushActiveSnapshot(GetTransactionSnapshot());
+      const bool pushed = at_latest || !ActiveSnapshotSet();
+      if (pushed) {
+        PushActiveSnapshot(at_latest ? GetLatestSnapshot() : GetTransactionSnapshot());
       }
-      const uint64 n = start(args);
+      const uint64 n = start(args, at_latest);
       for (uint64 i = 0; i < n && SPI_tuptable != nullptr; i++) {
         each(row(SPI_tuptable, i));
       }
       SPI_finish();
-      if (bare) {
+      if (pushed) {
         PopActiveSnapshot();
       }
       return n;
@@ -88,7 +89,7 @@ class statement {
   }
 
  private:
-  uint64 start(const value* args);
+  uint64 start(const value* args, bool read_only);
   const char* sql_;
   Oid types_[max_args];
   int n_;

@@ -6,12 +6,11 @@ use strict;
 use warnings;
 
 use FindBin;
-use lib "$FindBin::RealBin/lib";
+use lib $FindBin::RealBin;
 use List::Util qw(sum);
 use POSIX ();
 use Session;
 use Test::More;
-use Underway;
 
 my $seed = $ENV{UNDERWAY_CHAOS_SEED} // int(rand 1_000_000);
 my $rounds = $ENV{UNDERWAY_CHAOS_ROUNDS} // 1;
@@ -36,7 +35,7 @@ my @kills = map {
 } sort keys %kills;
 @kills = sort { $a->{at} <=> $b->{at} } @kills;
 
-my $node = start_server('chaos', conf => <<'END');
+my $node = Session::server('chaos', conf => <<'END');
 max_connections = 30
 underway.max_workers = 4
 underway.max_crashes = 1000000
@@ -165,7 +164,7 @@ sub strike
     {
         # It may be about to come back from an earlier kill.
         my @pids;
-        until (@pids = pids($session, $what))
+        until (@pids = $session->pids($what))
         {
             die "no $what comes back" if time > $until;
             $session->connect unless $session->connected;

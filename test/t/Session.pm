@@ -1,5 +1,5 @@
 # One psql that stays: statements one after the other over one connection, and what became of each.
-# A connection that is lost is no error here: tests kill servers and clients.
+# A connection that is lost is no error here: tests kill servers and clients. And a server for such tests.
 package Session;
 
 use strict;
@@ -7,6 +7,18 @@ use warnings;
 
 use IPC::Open2;
 use PostgreSQL::Test::Cluster;
+
+# A server with the extension in its database postgres, that starts anew after a crash of one of its processes.
+sub server
+{
+    my ($name, %options) = @_;
+    my $node = PostgreSQL::Test::Cluster->new($name);
+    $node->init(%{ $options{init} // {} });
+    $node->append_conf('postgresql.conf', "restart_after_crash = on\nlog_statement = none\n" . ($options{conf} // ''));
+    $node->start;
+    $node->safe_psql('postgres', 'CREATE EXTENSION underway');
+    return $node;
+}
 
 # Writing to a psql that is gone is an error to be looked at, not the end of the test.
 $SIG{PIPE} = 'IGNORE';
@@ -83,6 +95,13 @@ sub value
     my $answer = $self->query($sql);
     die "$sql: $self->{state}: " . ($self->{answer} // '') unless $self->{state} eq '00000';
     return $answer;
+}
+
+# The server's processes of one kind: launcher, coordinator or worker.
+sub pids
+{
+    my ($self, $kind) = @_;
+    return split /\n/, $self->query("SELECT pid FROM pg_stat_activity WHERE backend_type = 'underway $kind' ORDER BY pid") // '';
 }
 
 # Until the SQL condition is true; a lost connection is made anew. Looks often, since tests measure nothing by it but wait a lot.
