@@ -138,4 +138,4 @@ CREATE PROCEDURE underway.wait_for_work(queues text[], timeout interval DEFAULT 
     LANGUAGE c AS 'MODULE_PATHNAME', 'underway_wait_for_work';
 COMMENT ON PROCEDURE underway.wait_for_work IS
 'Sleeps until one of the queues (1 to 16) may have a task that is due, at most timeout (and at most a day), and gives that queue''s name, or null. Claims nothing: dequeue then, which may find that another worker was first. Commits before it sleeps, so that it holds neither a snapshot nor a transaction id. Needs the right work.
-Errors: 2D000 inside a transaction block or a function; 42704 no such queue, 42501 not allowed, 22023 bad value.';
+Errors: 2D000 inside a transaction block or a function; 42704 no such queue, 55000 it has a handler, 42501 not allowed, 22023 bad value.';
