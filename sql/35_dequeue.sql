@@ -84,7 +84,8 @@ BEGIN
     RAISE EXCEPTION USING ERRCODE = 'UW001',
         MESSAGE = CASE WHEN h.task_id IS NULL THEN 'this lease stands for no task'
             ELSE format('the lease on task %s is lost', h.task_id) END,
-        DETAIL = CASE WHEN h.task_id IS NOT NULL THEN format('It was given for attempt %s, which has ended.', h.attempt) END,
+        DETAIL = CASE WHEN h.task_id IS NULL THEN 'No dequeue has given it, or its attempt ended long ago.'
+            ELSE format('It was given for attempt %s, which has ended.', h.attempt) END,
         HINT = 'Roll back what was done for it, and dequeue again.';
 END $$;
 
