@@ -19,7 +19,7 @@ demo play:
 	@test/setup/workspace test/setup/server test/demo/$@
 
 check:
-	@test/setup/packages build test
+	@test/setup/packages build test clients
 	@test/setup/build
 	@test/setup/check
 

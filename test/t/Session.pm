@@ -6,12 +6,12 @@ use strict;
 use warnings;
 
 use IPC::Open2;
-use PostgreSQL::Test::Cluster;
 
 # A server with the extension in its database postgres, that starts anew after a crash of one of its processes.
 sub server
 {
     my ($name, %options) = @_;
+    require PostgreSQL::Test::Cluster;
     my $node = PostgreSQL::Test::Cluster->new($name);
     $node->init(%{ $options{init} // {} });
     $node->append_conf('postgresql.conf', "restart_after_crash = on\nlog_statement = none\n" . ($options{conf} // ''));
@@ -23,13 +23,13 @@ sub server
 # Writing to a psql that is gone is an error to be looked at, not the end of the test.
 $SIG{PIPE} = 'IGNORE';
 
-# Of a node; options: dbname, user, connstr (instead of both).
+# To a node, or without one as PGHOST and friends say; options: dbname, user.
 sub new
 {
     my ($class, $node, %options) = @_;
-    my $connstr = $options{connstr} // $node->connstr($options{dbname} // 'postgres');
+    my $connstr = $node ? $node->connstr($options{dbname} // 'postgres') : '';
     $connstr .= " user=$options{user}" if $options{user};
-    my $self = bless { connstr => $connstr, psql => $node->installed_command('psql') }, $class;
+    my $self = bless { connstr => $connstr, psql => $node ? $node->installed_command('psql') : 'psql' }, $class;
     $self->connect;
     return $self;
 }
@@ -109,6 +109,7 @@ sub until
 {
     my ($self, $condition, $seconds) = @_;
     my $end = time + ($seconds // 120);
+
     while (time < $end)
     {
         my $answer = $self->connected ? $self->query("SELECT ($condition)") : $self->connect && next;
