@@ -17,6 +17,10 @@ CREATE FUNCTION underway_internal.note_stale(stale_at timestamptz) RETURNS bool
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_note_stale';
 CREATE FUNCTION underway_internal.queue_changed(queue_id int) RETURNS bool
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_queue_changed';
+-- Queues that a restore loads are made without a call of ours: held from the start, and the log says so at once.
+CREATE FUNCTION underway_internal.queues_loaded() RETURNS trigger
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_queues_loaded';
+CREATE TRIGGER loaded AFTER INSERT ON underway_internal.queue FOR EACH STATEMENT EXECUTE FUNCTION underway_internal.queues_loaded();
 CREATE FUNCTION underway_internal.note_cancelled(id uuid) RETURNS bool
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_note_cancelled';
 CREATE FUNCTION underway_internal.finished(VARIADIC ids uuid[]) RETURNS bool
@@ -50,3 +54,11 @@ CREATE FUNCTION underway_internal.workers(
         OUT attempt int, OUT tasks int, OUT started_at timestamptz, OUT task_started_at timestamptz, OUT generation int, OUT progress jsonb)
     RETURNS SETOF record
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_workers';
+-- What the server knows of its databases, and counts of what our processes did; for tests and for whoever looks into a server.
+CREATE FUNCTION underway_internal.databases(
+        OUT database oid, OUT coordinator int, OUT wanted bool, OUT wakes_at timestamptz, OUT holds int, OUT blocked bool, OUT waits bool)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_databases';
+CREATE FUNCTION underway_internal.counters(OUT transactions bigint, OUT pokes bigint)
+    RETURNS record
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_counters';

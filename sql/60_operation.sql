@@ -28,12 +28,10 @@ BEGIN
             refused := refused + (q.dropped_at IS NULL)::int;
             CONTINUE;
         END IF;
-        -- Rows that a restore has loaded were never noted: each priority's first one is enough.
-        FOR due IN SELECT s.* FROM generate_series(0, 15) p CROSS JOIN LATERAL (
-                SELECT t.priority, t.run_at, t.id FROM underway_internal.task t
-                WHERE t.queue_id = q.id AND t.priority = p AND t.state = 'pending' ORDER BY t.run_at, t.id LIMIT 1) s LOOP
-            PERFORM underway_internal.note(q.id, due.priority, due.run_at, due.id);
-        END LOOP;
+        UPDATE underway_internal.queue x SET home_system = underway_internal.system_identifier(),
+                home_database = (SELECT d.oid::bigint FROM pg_catalog.pg_database d WHERE d.datname = current_database())
+            WHERE x.id = q.id AND (x.home_system, x.home_database) = (q.home_system, q.home_database);
+        CONTINUE WHEN NOT FOUND;    -- somebody else adopted it meanwhile
         -- What workers of the original had in hand when the copy was made is in nobody's hands here. Not so leases: their
         -- holders may beat here as well, or are found silent.
         FOR held IN SELECT x.* FROM underway_internal.task x
@@ -41,9 +39,12 @@ BEGIN
             PERFORM underway_internal.reclaim(held, 'asked', 'the database was copied during this attempt',
                 current_setting('underway.max_crashes')::int);
         END LOOP;
-        UPDATE underway_internal.queue x SET home_system = underway_internal.system_identifier(),
-                home_database = (SELECT d.oid::bigint FROM pg_catalog.pg_database d WHERE d.datname = current_database())
-            WHERE x.id = q.id;
+        -- Rows that a restore has loaded were never noted: each priority's first one is enough.
+        FOR due IN SELECT s.* FROM generate_series(0, 15) p CROSS JOIN LATERAL (
+                SELECT t.priority, t.run_at, t.id FROM underway_internal.task t
+                WHERE t.queue_id = q.id AND t.priority = p AND t.state = 'pending' ORDER BY t.run_at, t.id LIMIT 1) s LOOP
+            PERFORM underway_internal.note(q.id, due.priority, due.run_at, due.id);
+        END LOOP;
         PERFORM underway_internal.queue_changed(q.id);
         n := n + (q.dropped_at IS NULL)::int;
     END LOOP;

@@ -18,27 +18,67 @@ namespace underway {
 
 namespace {
 
-database_entry* db = nullptr;
+// How this process ends, and so what the launcher does about it.
+enum class ending {
+  failure,  // another one after a while: an error, or somebody terminated us
+  at_once,  // another one now
+  later,    // another one when the database that we made room for has had its turn
+  idle      // another one when somebody asks, or at wakes_at
+};
+
+constexpr TimestampTz turn = USECS_PER_SEC;
+
+database_entry* db = nullptr;  // null once it was forgotten
+ending how = ending::failure;
 Oid extension = InvalidOid;
-bool for_good = false;  // this process is not to be followed by another until somebody asks
 queue_list queues;
 uint32 seen_generation = 0;
-bool seen_enabled = true;
+int seen_reloads = 0;
 TimestampTz next_safety_check = DT_NOBEGIN;
 TimestampTz last_busy = DT_NOBEGIN;
-bool told_held = false;
 
 void leave(int, Datum) {
-  db->coordinator_pid = 0;
-  const bool poked = db->poked.exchange(false);
-  if (for_good && poked && db->oid != InvalidOid) {
-    db->wanted = true;  // while it was about to leave
+  if (db == nullptr) {
+    return;
   }
-  if (!for_good && db->oid != InvalidOid) {
+  const TimestampTz now = GetCurrentTimestamp();
+  db->starving = 0;
+  db->yield = false;
+  db->coordinator_pid = 0;
+  switch (how) {
+    case ending::failure:
+      db->retry_at =
+          now + std::min<TimestampTz>(600, TimestampTz{1} << std::min(db->failures++, 10)) *
+                    USECS_PER_SEC / 10;
+      db->unsure = true;
+      db->wanted = true;
+      break;
+    case ending::at_once:
+      db->retry_at = DT_NOBEGIN;
+      db->wanted = true;
+      break;
+    case ending::later:
+      db->retry_at = now + turn;
+      db->wanted = true;
+      break;
+    case ending::idle:
+      break;
+  }
+  // Whoever poked us while we were about to leave has not seen the pid go, or we see the poke here.
+  if (db->poked.exchange(false) || db->recheck || db->restart) {
     db->wanted = true;
-    db->retry_at = GetCurrentTimestamp() + std::min<TimestampTz>(60, TimestampTz{1} << std::min(db->failures++, 6)) * USECS_PER_SEC / 10;
   }
   poke_launcher();
+}
+
+void forget() noexcept {
+  db->coordinator_pid = 0;
+  if (forget_database(db)) {
+    db = nullptr;
+    poke_launcher();  // for slots that our workers may have left
+  } else {
+    how = ending::at_once;
+  }
 }
 
 Oid find_extension() {
@@ -69,18 +109,20 @@ void publish() {
     held += q.why == obstacle::held;
   }
   db->blocked = blocked;
-  if (held > 0 && !told_held) {
-    told_held = true;
+  if (held > 0 && !db->told_held.exchange(true)) {
     pg::call([held] {
       ereport(WARNING, (errmsg("underway: %d queues of this database are held: they come from a copy of another database", held),
                         errhint("If they are to run here: SELECT underway.adopt();")));
     });
   }
+  if (held == 0) {
+    db->told_held = false;
+  }
 }
 
 void load_queues() {
   const uint32 generation = db->generation;
-  if (generation == seen_generation && settings::enabled == seen_enabled) {
+  if (generation == seen_generation) {
     return;
   }
   db->blocked = true;  // while we look, so that a handler made meanwhile makes us look again
@@ -89,7 +131,6 @@ void load_queues() {
   tx.commit();
   publish();
   seen_generation = generation;
-  seen_enabled = settings::enabled;
 }
 
 void safety_check() {
@@ -126,14 +167,23 @@ bool has_workers() noexcept { return count_workers(db->oid, InvalidOid).database
 // One round; returns until when to sleep, in real time.
 TimestampTz round() {
   db->poked = false;
+  if (seen_reloads != process::reloads()) {
+    seen_reloads = process::reloads();
+    db->generation++;  // whether queues may run is a matter of settings too
+    if (!settings::enabled) {
+      pool::retire_all(db->oid);
+    }
+  }
   load_queues();
   safety_check();
   pool::look_after_starts(db);
   reclaim::dead_workers(db);
   reclaim::overdue(db);
   upkeep::survey(queues);
-  TimestampTz next = upkeep::run(db, queues);
-  next = std::min({next, reclaim::stale_leases(db), reclaim::cancels(db)});
+  TimestampTz next = DT_NOEND;
+  if (upkeep::has_home(queues)) {
+    next = std::min({upkeep::run(db, queues), reclaim::stale_leases(db), reclaim::cancels(db)});
+  }
   next = std::min(next, pool::fit(db, queues));
   next = std::min(next, next_safety_check);
   // Published before the last look: who enqueues something earlier than this wakes us.
@@ -149,43 +199,51 @@ bool rechecked() {
     const Oid now = find_extension();
     if (now != extension) {
       pool::terminate_all(db->oid);
-      for_good = !OidIsValid(now);
-      if (for_good) {
-        forget_database(db);
+      how = ending::at_once;
+      if (OidIsValid(now)) {
+        forget_queue_entries(db->oid);  // numbers of queues begin anew
+      } else {
+        forget();
       }
       return true;
     }
   }
   if (db->restart.exchange(false)) {
     pool::retire_all(db->oid);
-    db->failures = 0;
+    how = ending::at_once;
+    return true;
+  }
+  if (db->yield) {
+    pool::retire_all(db->oid);
+    how = has_workers() || db->starving > 0 ? ending::later : ending::idle;
     return true;
   }
   if (has_workers()) {
     last_busy = GetCurrentTimestamp();
   }
-  // Nothing to do for a while: room for the coordinators of other databases. The launcher minds wakes_at.
-  if (GetCurrentTimestamp() - last_busy > static_cast<TimestampTz>(settings::worker_idle_timeout) * USECS_PER_SEC) {
-    for_good = true;
+  // Nothing to do for a while: room for the coordinators of other databases. The launcher minds
+  // wakes_at.
+  if (GetCurrentTimestamp() - last_busy >
+      static_cast<TimestampTz>(settings::worker_idle_timeout) * USECS_PER_SEC) {
+    how = ending::idle;
     return true;
   }
-  return db->holds > 0;
+  if (db->holds > 0) {
+    how = ending::at_once;
+    return true;
+  }
+  return false;
 }
 
 void run() {
   extension = find_extension();
   if (!OidIsValid(extension)) {
-    for_good = true;
-    if (!db->recheck) {
-      forget_database(db);
-    } else {
-      db->wanted = true;
-    }
+    forget();
     return;
   }
-  db->recheck = false;
-  MemoryContext loop =
-      pg::call([] { return AllocSetContextCreate(TopMemoryContext, "underway coordinator", ALLOCSET_DEFAULT_SIZES); });
+  MemoryContext loop = pg::call([] {
+    return AllocSetContextCreate(TopMemoryContext, "underway coordinator", ALLOCSET_DEFAULT_SIZES);
+  });
   seen_generation = db->generation - 1;
   last_busy = GetCurrentTimestamp();
   reclaim::earlier_work(db);
@@ -201,26 +259,41 @@ void run() {
     if (!has_workers()) {
       wait = std::min(wait, static_cast<TimestampTz>(settings::worker_idle_timeout) * USECS_PER_SEC + 1000);
     }
-    if (wait > 0 && !db->poked && !db->recheck && !db->restart && db->holds == 0) {
+    if (wait > 0 && !db->poked && !db->recheck && !db->restart && !db->yield && db->holds == 0) {
       pg::call([] { pgstat_report_activity(STATE_IDLE, nullptr); });
       (void)process::sleep(static_cast<long>(wait / 1000) + 1, "UnderwayCoordinatorIdle");
     }
   } while (!rechecked());
 }
 
-void attach(int entry) {
-  db = shared->databases() + entry;
+void attach(int number) {
+  database_entry* entry = shared->databases() + number;
   Oid expected = InvalidOid;
   memcpy(&expected, MyBgworkerEntry->bgw_extra, sizeof expected);
-  if (db->oid != expected || db->coordinator_pid != 0) {
+  // A launcher that was restarted may have asked for one more.
+  LWLockAcquire(registry_lock, LW_EXCLUSIVE);
+  const bool mine = entry->oid == expected && entry->coordinator_pid == 0;
+  if (mine) {
+    entry->coordinator_proc = pg::my_proc_number();
+    entry->coordinator_since = GetCurrentTimestamp();
+    entry->coordinator_pid = MyProcPid;
+  }
+  if (entry->oid == expected) {
+    entry->starting = false;
+  }
+  LWLockRelease(registry_lock);
+  poke_launcher();  // it may start the next one
+  if (!mine) {
     proc_exit(0);
   }
+  db = entry;
   before_shmem_exit(leave, 0);
-  db->coordinator_proc = pg::my_proc_number();
-  db->coordinator_pid = MyProcPid;
-  db->starting = false;
-  poke_launcher();  // which starts few at a time
+  // What is asked from here on, this process has not seen yet.
+  db->recheck = false;
+  db->restart = false;
+  // Whoever holds the database first says so and then looks for our pid.
   if (db->holds > 0) {
+    how = ending::at_once;
     proc_exit(0);
   }
 }
@@ -254,7 +327,8 @@ void underway_coordinator_main(Datum arg) {
       run();
     } catch (pg::error&) {
       if (process::extension_is_gone()) {
-        db->recheck = true;
+        db->recheck = true;  // the next one forgets the database
+        how = ending::at_once;
         return;
       }
       throw;

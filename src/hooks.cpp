@@ -15,58 +15,101 @@ namespace {
 object_access_hook_type earlier_object_access = nullptr;
 ProcessUtility_hook_type earlier_utility = nullptr;
 
-// The database that this backend's statement needs without our processes; one at a time is enough, since such statements cannot run
-// in a transaction block.
-Oid held_database = InvalidOid;
+// The databases that statements of this backend's transaction need without our processes.
+struct hold {
+  database_entry* database;
+  SubTransactionId where;
+};
+constexpr int most_holds = 64;
+hold holds[most_holds];
+int holds_count = 0;
 
 constexpr int patience_ms = 5000;
+constexpr int grace_ms = 100;
 
-bool is_alive(int pid) { return pid != 0 && BackendPidGetProc(pid) != nullptr; }
-
-// Ends our processes in the database and keeps new ones out, until the end of this transaction.
-void hold(Oid database) {
-  database_entry* db = find_database(database, false);
-  if (db == nullptr || held_database == database) {
-    return;
-  }
-  held_database = database;
-  db->holds++;
+// Ends our processes in the database, and waits until they are gone. Who has nothing in hand sees the hold and leaves by himself.
+void end_processes(Oid database, database_entry* db) {
+  auto seen = static_cast<int*>(palloc(sizeof(int) * static_cast<Size>(shared->slots_size + 1)));
+  int seen_count = 0;
   // The server's own check for others waits up to 5 s as well (procarray.c, CountOtherDBBackends); after that it names them.
-  for (int waited = 0; waited < patience_ms; waited += 10) {
+  for (int waited = 0; waited < patience_ms; waited += 5) {
+    (void)wake_idle(database, InvalidOid, shared->slots_size);
+    poke_coordinator(db);
     bool alive = false;
-    auto end = [&alive](int pid) {
-      if (is_alive(pid)) {
-        alive = true;
-        (void)kill(pid, SIGTERM);
+    auto end = [&](int pid, bool at_once) {
+      if (pid == 0 || kill(pid, at_once || waited >= grace_ms ? SIGTERM : 0) != 0) {
+        return;
+      }
+      alive = true;
+      bool known = false;
+      for (int n = 0; n < seen_count; n++) {
+        known = known || seen[n] == pid;
+      }
+      if (!known && seen_count <= shared->slots_size) {
+        seen[seen_count++] = pid;
       }
     };
-    end(db->coordinator_pid);
+    end(db->coordinator_pid, false);
     for (int n = 0; n < shared->slots_size; n++) {
       worker_slot* slot = slot_at(n);
+      const int pid = slot->pid;
       if (slot->database == database) {
-        end(slot->pid);
+        end(pid, slot->running);
       }
+    }
+    // They have let go of their slots; the server's check counts them until they are off its list too.
+    for (int n = 0; n < seen_count && !alive; n++) {
+      alive = BackendPidGetProc(seen[n]) != nullptr;
     }
     if (!alive) {
       break;
     }
-    (void)WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 10, PG_WAIT_EXTENSION);
+    (void)WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 5, PG_WAIT_EXTENSION);
     CHECK_FOR_INTERRUPTS();
+  }
+  pfree(seen);
+}
+
+// Ends our processes in the database and keeps new ones out, until the end of this
+// (sub)transaction.
+void hold_until_end(Oid database) {
+  for (int n = 0; n < holds_count; n++) {
+    if (holds[n].database->oid == database) {
+      return;
+    }
+  }
+  if (holds_count == most_holds) {
+    ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+                    errmsg("underway: too many databases in one transaction"),
+                    errhint("Rename at most %d of them in one transaction.", most_holds)));
+  }
+  database_entry* db = hold_database(database);
+  if (db != nullptr) {
+    holds[holds_count++] = {db, GetCurrentSubTransactionId()};
+    end_processes(database, db);
   }
 }
 
 void let_go(XactEvent event, void*) {
-  if (!OidIsValid(held_database) || (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT)) {
+  if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE) {
+    while (holds_count > 0) {
+      let_go_of_database(holds[--holds_count].database);
+    }
+  }
+}
+
+void let_go_of_subtransaction(SubXactEvent event, SubTransactionId mine, SubTransactionId parent,
+                              void*) {
+  if (event != SUBXACT_EVENT_COMMIT_SUB && event != SUBXACT_EVENT_ABORT_SUB) {
     return;
   }
-  database_entry* db = find_database(held_database, false);
-  held_database = InvalidOid;
-  if (db != nullptr) {
-    db->holds--;
-    db->retry_at = DT_NOBEGIN;
-    db->failures = 0;
-    db->wanted = true;  // of a database that is gone: the coordinator's start fails, and the launcher forgets it
-    poke_launcher();
+  for (int n = holds_count - 1; n >= 0 && holds[n].where == mine; n--) {
+    if (event == SUBXACT_EVENT_COMMIT_SUB) {
+      holds[n].where = parent;
+    } else {
+      let_go_of_database(holds[n].database);
+      holds_count = n;
+    }
   }
 }
 
@@ -79,10 +122,24 @@ bool may_create_databases() {
   return may || superuser();
 }
 
-void hold_if_owner(const char* name, bool needs_createdb) {
+bool is_template(Oid database) {
+  HeapTuple tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
+  const bool is = HeapTupleIsValid(tuple) &&
+                  reinterpret_cast<Form_pg_database>(GETSTRUCT(tuple))->datistemplate;
+  if (HeapTupleIsValid(tuple)) {
+    ReleaseSysCache(tuple);
+  }
+  return is;
+}
+
+// As the statement itself checks; for a copy (createdb) a template is as good as one's own.
+void hold_if_allowed(const char* name, bool needs_createdb, bool for_copy) {
   const Oid database = get_database_oid(name, true);
-  if (OidIsValid(database) && pg::owns_database(database, GetUserId()) && (!needs_createdb || may_create_databases())) {
-    hold(database);
+  if (!OidIsValid(database) || (needs_createdb && !may_create_databases())) {
+    return;
+  }
+  if (pg::owns_database(database, GetUserId()) || (for_copy && is_template(database))) {
+    hold_until_end(database);
   }
 }
 
@@ -95,7 +152,7 @@ void before_create_database(const CreatedbStmt* statement) {
       source = defGetString(option);
     }
   }
-  hold_if_owner(source, true);
+  hold_if_allowed(source, true, true);
 }
 
 // Our own statements lock queue before task before the rest; a DROP locks in the order of dependencies. So that neither waits for the
@@ -125,7 +182,7 @@ void before_utility(const Node* statement) {
     case T_RenameStmt: {
       auto rename = reinterpret_cast<const RenameStmt*>(statement);
       if (rename->renameType == OBJECT_DATABASE) {
-        hold_if_owner(rename->subname, true);
+        hold_if_allowed(rename->subname, true, false);
       }
       break;
     }
@@ -134,7 +191,7 @@ void before_utility(const Node* statement) {
       ListCell* cell = nullptr;
       foreach (cell, alter->options) {
         if (strcmp(lfirst_node(DefElem, cell)->defname, "tablespace") == 0) {
-          hold_if_owner(alter->dbname, false);
+          hold_if_allowed(alter->dbname, false, false);
         }
       }
       break;
@@ -163,9 +220,21 @@ void after_utility(const Node* statement) {
       }
       break;
     }
+    // Rights have no access hook.
     case T_GrantStmt:
+      if (reinterpret_cast<const GrantStmt*>(statement)->objtype == OBJECT_DATABASE) {
+        note_roles_changed();
+      } else {
+        note_handlers_changed();
+      }
+      break;
     case T_GrantRoleStmt:
-      note_handlers_changed();  // rights have no access hook
+      note_roles_changed();
+      break;
+    case T_AlterDatabaseStmt:
+      // It may be no template any more, or allow connections.
+      note_database_changed(
+          get_database_oid(reinterpret_cast<const AlterDatabaseStmt*>(statement)->dbname, true));
       break;
     default:
       break;
@@ -206,20 +275,27 @@ void object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub
   }
   switch (class_id) {
     case ExtensionRelationId:
-      note_extension_changed(MyDatabaseId);
+      note_database_changed(MyDatabaseId);
       break;
     case ProcedureRelationId:
     case NamespaceRelationId:
-    case AuthIdRelationId:
       note_handlers_changed();
       break;
+    case AuthIdRelationId:
+      note_roles_changed();
+      break;
     case DbRoleSettingRelationId:
-      note_settings_changed(object_id);
+      // The role is said in the hook's argument (pg_db_role_setting.c, AlterSetting).
+      if (access == OAT_POST_ALTER && arg != nullptr) {
+        note_settings_changed(object_id, static_cast<ObjectAccessPostAlter*>(arg)->auxiliary_id);
+      }
       break;
     case DatabaseRelationId:
-      // After the owner check and before that for other sessions (dbcommands.c, dropdb).
-      if (access == OAT_DROP) {
-        pg::boundary([object_id] { pg::call([object_id] { hold(object_id); }); });
+      if (access == OAT_POST_CREATE) {
+        note_database_changed(object_id);  // perhaps a copy of one that has the extension
+      } else if (access == OAT_DROP) {
+        // After the owner check and before that for other sessions (dbcommands.c, dropdb).
+        pg::boundary([object_id] { pg::call([object_id] { hold_until_end(object_id); }); });
       }
       break;
     default:
@@ -235,6 +311,7 @@ void install_hooks() {
   earlier_utility = ProcessUtility_hook;
   ProcessUtility_hook = utility;
   RegisterXactCallback(let_go, nullptr);
+  RegisterSubXactCallback(let_go_of_subtransaction, nullptr);
 }
 
 }  // namespace underway

@@ -1,9 +1,10 @@
 #include "launcher.hpp"
 
+#include "clock.hpp"
 #include "coordinator.hpp"
 #include "pg/transaction.hpp"
+#include "pool.hpp"
 #include "process.hpp"
-#include "clock.hpp"
 
 #include <algorithm>
 
@@ -16,12 +17,18 @@ namespace {
 // So that probing a cluster of many databases leaves background worker slots for others.
 constexpr int most_starting = 2;
 
+// How soon after a shortage of slots it is tried again; nobody tells us when the postmaster has
+// freed one.
+constexpr TimestampTz shortage_retry = USECS_PER_SEC / 5;
+
 BackgroundWorkerHandle** handles = nullptr;  // by number of database entry
-bool told_no_slot = false;
 
 void leave(int, Datum) {
   shared->launcher_pid = 0;
+  shared->coordinator_waits = false;
 }
+
+bool can_be_served(Form_pg_database form) { return form->datallowconn && !form->datistemplate; }
 
 // Any database may have the extension; a coordinator connects and finds out. Templates have no work of their own.
 void find_databases() {
@@ -32,7 +39,7 @@ void find_databases() {
     HeapTuple tuple = nullptr;
     while (HeapTupleIsValid(tuple = heap_getnext(scan, ForwardScanDirection))) {
       auto form = reinterpret_cast<Form_pg_database>(GETSTRUCT(tuple));
-      if (!form->datallowconn || form->datistemplate) {
+      if (!can_be_served(form)) {
         continue;
       }
       database_entry* db = find_database(form->oid, true);
@@ -49,9 +56,46 @@ void find_databases() {
   tx.commit();
 }
 
+// A scan of the table, since a process without a database may have no access to its indexes (relcache.c).
+bool is_served(Oid database) {
+  pg::transaction tx(pg::transaction::kind::ours);
+  const bool served = pg::call([database] {
+    Relation rel = table_open(DatabaseRelationId, AccessShareLock);
+    ScanKeyData key;
+    ScanKeyInit(&key, Anum_pg_database_oid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(database));
+    TableScanDesc scan = table_beginscan_catalog(rel, 1, &key);
+    HeapTuple tuple = heap_getnext(scan, ForwardScanDirection);
+    const bool found = HeapTupleIsValid(tuple) && can_be_served(reinterpret_cast<Form_pg_database>(GETSTRUCT(tuple)));
+    table_endscan(scan);
+    table_close(rel, AccessShareLock);
+    return found;
+  });
+  tx.commit();
+  return served;
+}
+
+bool is_due(database_entry* db) noexcept {
+  return db->oid != InvalidOid && db->coordinator_pid == 0 && !db->starting && db->holds == 0 &&
+         (db->wanted || db->wakes_at <= clock_now());
+}
+
+// Those that were dropped, or made templates, under us.
+void forget_lost_databases() {
+  for (int n = 0; n < shared->databases_size; n++) {
+    database_entry* db = shared->databases() + n;
+    if (is_due(db) && db->unsure.exchange(false) && !is_served(db->oid)) {
+      db->recheck = false;
+      (void)forget_database(db);
+    }
+  }
+}
+
 void back_off(database_entry* db) noexcept {
   const int failures = ++db->failures;
-  db->retry_at = GetCurrentTimestamp() + std::min<TimestampTz>(60, TimestampTz{1} << std::min(failures - 1, 6)) * USECS_PER_SEC;
+  db->retry_at =
+      GetCurrentTimestamp() +
+      std::min<TimestampTz>(60, TimestampTz{1} << std::min(failures - 1, 6)) * USECS_PER_SEC;
+  db->unsure = true;
   db->wanted = true;
 }
 
@@ -74,19 +118,33 @@ void look_after_starts() {
   }
 }
 
-// A coordinator that cannot connect may be one of a database that is no more.
-void forget_dropped() {
+// The one that has been due longest, of those that may be tried now. When the next one may: *next.
+database_entry* choose(TimestampTz* next) noexcept {
+  const TimestampTz real = GetCurrentTimestamp();
+  const TimestampTz now = clock_now();
+  database_entry* best = nullptr;
   for (int n = 0; n < shared->databases_size; n++) {
     database_entry* db = shared->databases() + n;
-    if (db->oid == InvalidOid || db->failures == 0 || !db->wanted || db->starting || db->coordinator_pid != 0) {
-      continue;
+    if (is_due(db)) {
+      const TimestampTz retry_at = db->retry_at;
+      if (retry_at > real) {
+        *next = std::min(*next, retry_at);
+      } else if (best == nullptr || retry_at < best->retry_at) {
+        best = db;
+      }
+    } else if (db->oid != InvalidOid && db->coordinator_pid == 0 && db->wakes_at != DT_NOEND &&
+               db->wakes_at > now) {
+      *next = std::min<TimestampTz>(*next, real + (db->wakes_at - now));
     }
-    pg::transaction tx(pg::transaction::kind::ours);
-    const bool exists = pg::call([db] { return SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(db->oid)); });
-    tx.commit();
-    if (!exists) {
-      forget_database(db);
-    }
+  }
+  return best;
+}
+
+void tell_no_slot() {
+  if (!shared->told_no_slot.exchange(true)) {
+    ereport(WARNING, (errmsg("underway: no background worker slot is free for a coordinator"),
+                      errhint("Raise max_worker_processes (now %d) and restart the server.",
+                              max_worker_processes)));
   }
 }
 
@@ -95,42 +153,26 @@ void start_coordinators(TimestampTz* next) {
   for (int n = 0; n < shared->databases_size; n++) {
     starting += shared->databases()[n].starting;
   }
-  const TimestampTz real = GetCurrentTimestamp();
-  const TimestampTz now = clock_now();
-  for (int n = 0; n < shared->databases_size; n++) {
-    database_entry* db = shared->databases() + n;
-    if (db->oid == InvalidOid || db->coordinator_pid != 0 || db->starting || db->holds > 0) {
-      continue;
+  bool waiting = false;
+  while (starting < most_starting && !waiting) {  // the end of a start wakes us
+    database_entry* db = choose(next);
+    if (db == nullptr) {
+      break;
     }
-    if (!db->wanted && db->wakes_at > now) {
-      if (db->wakes_at != DT_NOEND) {
-        *next = std::min<TimestampTz>(*next, real + (db->wakes_at - now));
-      }
-      continue;
-    }
-    if (db->retry_at > real) {
-      *next = std::min<TimestampTz>(*next, db->retry_at);
-      continue;
-    }
-    if (starting >= most_starting) {
-      continue;  // the end of a start wakes us
-    }
+    const int n = static_cast<int>(db - shared->databases());
     db->wanted = false;
     db->starting = true;
-    if (start_coordinator(db, n, &handles[n])) {
-      starting++;
-      told_no_slot = false;
-    } else {
+    if (!start_coordinator(db, n, &handles[n])) {
       db->starting = false;
-      back_off(db);
-      *next = std::min<TimestampTz>(*next, db->retry_at);
-      if (!told_no_slot) {
-        told_no_slot = true;
-        ereport(WARNING, (errmsg("underway: no background worker slot is free for a coordinator"),
-                          errhint("Raise max_worker_processes (now %d) and restart the server.", max_worker_processes)));
-      }
+      db->wanted = true;
+      waiting = true;
+      tell_no_slot();
+      pool::make_room_for_coordinator();
+      *next = std::min(*next, GetCurrentTimestamp() + shortage_retry);
     }
+    starting++;
   }
+  shared->coordinator_waits = waiting;
 }
 
 void run() {
@@ -142,7 +184,8 @@ void run() {
   find_databases();
   for (;;) {
     TimestampTz next = GetCurrentTimestamp() + 3600 * USECS_PER_SEC;
-    forget_dropped();
+    free_abandoned_slots();
+    forget_lost_databases();
     pg::call([&] {
       MemoryContextSwitchTo(TopMemoryContext);
       process::house_keeping();

@@ -41,6 +41,11 @@ UNDERWAY_ENTRY(underway_queue_changed) {
   PG_RETURN_BOOL(true);
 }
 
+UNDERWAY_ENTRY(underway_queues_loaded) {
+  note_queues_loaded();
+  return PointerGetDatum(nullptr);
+}
+
 UNDERWAY_ENTRY(underway_note_cancelled) {
   note_cancelled(*PG_GETARG_UUID_P(0));
   PG_RETURN_BOOL(true);

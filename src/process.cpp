@@ -3,6 +3,7 @@
 #include "pg/compat.hpp"
 #include "pg/identity.hpp"
 #include "pg/transaction.hpp"
+#include "shared.hpp"
 
 #include <signal.h>
 #include <unistd.h>
@@ -49,13 +50,24 @@ void start(Oid database, Oid role, const char* name) {
   pgstat_report_appname(name);
 }
 
+namespace {
+int reload_count = 0;
+uint64 published = 0;
+}  // namespace
+
+int reloads() noexcept { return reload_count; }
+
 void house_keeping() {
   QueryCancelPending = false;  // a cancel that found nothing to cancel
   CHECK_FOR_INTERRUPTS();
   if (ConfigReloadPending) {
     ConfigReloadPending = false;
     ProcessConfigFile(PGC_SIGHUP);
+    reload_count++;
   }
+  const uint64 begun = pg::transaction::begun();
+  shared->transactions += begun - published;
+  published = begun;
 }
 
 bool sleep(long milliseconds, const char* event) {

@@ -21,6 +21,9 @@ void allow_cancels() noexcept;
 // Between two pieces of work: interrupts and the configuration.
 void house_keeping();
 
+// How often the configuration was read again.
+int reloads() noexcept;
+
 // Until the latch is set (true) or the time is over. Throws.
 bool sleep(long milliseconds, const char* event);
 

@@ -30,12 +30,16 @@ bool may_log_in(Oid role) {
   return can;
 }
 
+bool is_at_home(const pg::row& r) {
+  return r.int8(17) == static_cast<int64>(GetSystemIdentifier()) && r.int8(18) == static_cast<int64>(MyDatabaseId);
+}
+
 obstacle find_obstacle(queue_info* q, const pg::row& r) {
+  if (!is_at_home(r)) {
+    return obstacle::held;
+  }
   if (r.boolean(16)) {
     return obstacle::dropped;
-  }
-  if (r.int8(17) != static_cast<int64>(GetSystemIdentifier()) || r.int8(18) != static_cast<int64>(MyDatabaseId)) {
-    return obstacle::held;
   }
   if (r.boolean(15)) {
     return obstacle::paused;
@@ -81,6 +85,12 @@ void read(queue_info* q, const pg::row& r, MemoryContext memory) {
 }  // namespace
 
 obstacle check_handler(queue_info* q) {
+  if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(q->owner))) {
+    return obstacle::owner_missing;
+  }
+  if (!pg::may_connect(MyDatabaseId, q->owner)) {
+    return obstacle::owner_cannot_login;
+  }
   if (q->owner_superuser && !settings::superuser_queues) {
     return obstacle::superuser;
   }
@@ -116,6 +126,9 @@ void queue_list::load(Oid role) {
   });
   int room = 0;
   select_queues.run(&name, [this, &room](const pg::row& r) {
+    if (r.boolean(16) && !is_at_home(r)) {
+      return;
+    }
     if (count_ == room) {
       const Size size = sizeof(queue_info) * static_cast<Size>(room == 0 ? 16 : room * 2);
       queues_ = static_cast<queue_info*>(room == 0 ? MemoryContextAllocHuge(memory_, size) : repalloc_huge(queues_, size));

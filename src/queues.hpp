@@ -15,7 +15,7 @@ enum class obstacle {
   paused,
   external,          // no handler: for external workers
   owner_missing,
-  owner_cannot_login,
+  owner_cannot_login,  // or not connect to this database
   superuser,         // and underway.superuser_queues is off
   handler_missing,
   handler_forbidden  // the owner may not execute it

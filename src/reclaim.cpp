@@ -73,6 +73,7 @@ void dead_workers(database_entry* db) {
       slot->tasks = 0;
       slot->revoked = 0;
       slot->state = slot_state::free;
+      worker_left(db->oid);
     }
   }
 }

@@ -6,6 +6,8 @@
 #include "settings.hpp"
 #include "slots.hpp"
 
+#include <sys/stat.h>
+
 namespace underway {
 
 shared_state* shared = nullptr;
@@ -46,8 +48,17 @@ void request() {
   RequestNamedLWLockTranche("underway", 1);
 }
 
-// Was the last stop a shutdown? The startup process has not run yet, so the control file still says (xlog.c, StartupXLOG).
+bool exists(const char* file) {
+  struct stat status;
+  return stat(file, &status) == 0;  // the server's working directory is its data directory
+}
+
+// Was the last stop no shutdown? The startup process has not run yet, so the control file still says (xlog.c, StartupXLOG). A base
+// backup and a standby have the control file of a server that was running: it did not crash.
 bool went_down_uncleanly() {
+  if (exists("backup_label") || exists("standby.signal") || exists("recovery.signal")) {
+    return false;
+  }
   bool crc_ok = false;
   ControlFileData* control = get_controlfile(DataDir, &crc_ok);
   return control->state == DB_IN_PRODUCTION || control->state == DB_IN_CRASH_RECOVERY;
@@ -100,55 +111,113 @@ void install_shared_memory_hooks() {
   shmem_startup_hook = startup;
 }
 
-database_entry* find_database(Oid oid, bool make) noexcept {
+namespace {
+
+database_entry* look_up(Oid oid) noexcept {
   for (int n = 0; n < shared->databases_size; n++) {
     if (shared->databases()[n].oid == oid) {
       return shared->databases() + n;
     }
   }
-  if (!make) {
-    return nullptr;
+  return nullptr;
+}
+
+// `holds` is not set: somebody who found the entry under its earlier oid may be about to take back
+// what he added.
+void prepare(database_entry* d, Oid oid) noexcept {
+  d->coordinator_pid = 0;
+  d->starting = false;
+  d->wanted = false;
+  d->unsure = true;
+  d->recheck = false;
+  d->restart = false;
+  d->yield = false;
+  d->poked = false;
+  d->saturated = false;
+  d->starving = 0;
+  d->starving_since = DT_NOEND;
+  d->blocked = false;
+  d->told_held = false;
+  d->cancels = false;
+  d->wakes_at = DT_NOEND;
+  d->next_expiry = DT_NOEND;
+  d->next_stale = DT_NOEND;
+  d->retry_at = DT_NOBEGIN;
+  d->failures = 0;
+  d->oid = oid;
+}
+
+}  // namespace
+
+database_entry* find_database(Oid oid, bool make) noexcept {
+  database_entry* entry = look_up(oid);
+  if (entry != nullptr || !make) {
+    return entry;
   }
   LWLockAcquire(registry_lock, LW_EXCLUSIVE);
-  database_entry* entry = nullptr;
-  for (int n = 0; n < shared->databases_size && entry == nullptr; n++) {
-    if (shared->databases()[n].oid == oid) {
-      entry = shared->databases() + n;
-    }
-  }
-  for (int n = 0; n < shared->databases_size && entry == nullptr; n++) {
-    database_entry* d = shared->databases() + n;
-    if (d->oid == InvalidOid) {
-      d->coordinator_pid = 0;
-      d->starting = false;
-      d->wanted = false;
-      d->recheck = false;
-      d->restart = false;
-      d->holds = 0;
-      d->poked = false;
-      d->saturated = false;
-      d->starving = 0;
-      d->blocked = false;
-      d->cancels = false;
-      d->wakes_at = DT_NOEND;
-      d->next_expiry = DT_NOEND;
-      d->next_stale = DT_NOEND;
-      d->retry_at = DT_NOBEGIN;
-      d->failures = 0;
-      d->oid = oid;
-      entry = d;
+  entry = look_up(oid);
+  if (entry == nullptr) {
+    entry = look_up(InvalidOid);
+    if (entry != nullptr) {
+      prepare(entry, oid);
     }
   }
   LWLockRelease(registry_lock);
   return entry;
 }
 
-void forget_database(database_entry* db) noexcept {
+// Whoever asks something of an entry writes that first and then looks whether the entry is still
+// the database's; this does it the other way round. So one of the two sees the other.
+bool forget_database(database_entry* db) noexcept {
   const Oid oid = db->oid;
   forget_queue_entries(oid);
   LWLockAcquire(registry_lock, LW_EXCLUSIVE);
   db->oid = InvalidOid;
+  const bool asked = db->recheck || db->holds > 0;
+  if (asked) {
+    db->oid = oid;
+  }
   LWLockRelease(registry_lock);
+  return !asked;
+}
+
+database_entry* hold_database(Oid oid) noexcept {
+  for (;;) {
+    database_entry* db = find_database(oid, true);
+    if (db == nullptr) {
+      return nullptr;
+    }
+    db->holds++;
+    if (db->oid == oid) {
+      return db;
+    }
+    db->holds--;
+  }
+}
+
+void let_go_of_database(database_entry* db) noexcept {
+  db->holds--;
+  db->unsure = true;
+  db->failures = 0;
+  db->retry_at = DT_NOBEGIN;
+  db->wanted = true;
+  poke_launcher();
+}
+
+void ask_to_recheck(Oid oid) noexcept {
+  for (;;) {
+    database_entry* db = find_database(oid, true);
+    if (db == nullptr) {
+      return;
+    }
+    db->recheck = true;
+    if (db->oid == oid) {
+      db->failures = 0;
+      db->retry_at = DT_NOBEGIN;
+      poke_coordinator(db);
+      return;
+    }
+  }
 }
 
 void poke_launcher() noexcept {
@@ -158,15 +227,14 @@ void poke_launcher() noexcept {
 }
 
 void poke_coordinator(database_entry* db) noexcept {
-  if (db->coordinator_pid != 0) {
-    if (!db->poked.exchange(true)) {
-      shared->pokes++;
-      pg::set_latch_of(db->coordinator_proc);
-    }
-    // A coordinator that leaves looks at `poked` last; if it did before we set it, it does not hear of us.
-    if (db->coordinator_pid != 0) {
-      return;
-    }
+  if (db->coordinator_pid != 0 && !db->poked.exchange(true)) {
+    shared->pokes++;
+    pg::set_latch_of(db->coordinator_proc);
+  }
+  // One that leaves lets go of its pid first and looks at `poked` then (coordinator.cpp, leave).
+  if (db->coordinator_pid == 0) {
+    db->wanted = true;
+    poke_launcher();
   }
   db->wanted = true;
   poke_launcher();

@@ -19,16 +19,21 @@ struct database_entry {
   std::atomic<Oid> oid;                    // InvalidOid: free
   std::atomic<int> coordinator_pid;        // 0: none
   std::atomic<int> coordinator_proc;
+  std::atomic<TimestampTz> coordinator_since;
   std::atomic<bool> starting;              // the launcher has asked for a coordinator that has not attached yet
   std::atomic<bool> wanted;                // the launcher is to start a coordinator
+  std::atomic<bool> unsure;                // the launcher looks first whether the database exists and is to be served
   std::atomic<bool> recheck;               // the extension was created, altered or dropped
   std::atomic<bool> restart;               // settings of the database were changed: only a new process has them
+  std::atomic<bool> yield;                 // the coordinator and its workers are to make room for another database
   std::atomic<int> holds;                  // statements under way that need the database without our processes
   std::atomic<bool> poked;                 // the coordinator was woken and has not looked yet
   std::atomic<bool> saturated;             // no more workers can be had: nothing to tell the coordinator
   std::atomic<int> starving;               // 1 + the size of its smallest pool that has work and got no worker; 0: none
+  std::atomic<TimestampTz> starving_since; // of that pool (real time)
   std::atomic<uint32> generation;          // of the queues' settings
   std::atomic<bool> blocked;               // some queue waits for its handler or owner
+  std::atomic<bool> told_held;             // the log says that queues are held
   std::atomic<bool> cancels;               // tasks in progress were cancelled: some may be pending again by now
   std::atomic<TimestampTz> wakes_at;       // when the coordinator, or without one the launcher, looks again by itself
   std::atomic<TimestampTz> next_expiry;    // of task-level ttls
@@ -44,8 +49,13 @@ struct shared_state {
   std::atomic<int64> clock_offset;  // microseconds, tests only
   std::atomic<int> launcher_pid;
   std::atomic<int> launcher_proc;
-  std::atomic<uint32> pokes;        // counted, for tests
-  std::atomic<uint64> waitpoints;   // tests only: which are armed
+  std::atomic<uint64> pokes;            // counted, for tests
+  std::atomic<uint64> transactions;     // of our processes: counted, for tests
+  std::atomic<bool> coordinator_waits;  // the launcher found no background worker slot for it
+  std::atomic<bool> prepared_changes;   // some prepared transaction made or dropped an extension, or changed roles
+  std::atomic<bool> told_no_slot;       // the log says that background worker slots are too few
+  std::atomic<bool> told_no_room;       // the log says that underway.max_workers are too few
+  std::atomic<uint64> waitpoints;       // tests only: which are armed
   int databases_size;
   int slots_size;
   int queues_size;
@@ -70,8 +80,17 @@ void install_shared_memory_hooks();
 
 // The entry of a database, or null. make: takes a free one (null: all taken).
 database_entry* find_database(Oid oid, bool make) noexcept;
-void forget_database(database_entry* db) noexcept;
+// False: somebody wants something of it, and the entry stays.
+bool forget_database(database_entry* db) noexcept;
+// Nobody forgets it, and no process of ours begins in it, until let_go(). Null: there is no room
+// for an entry, so nobody is there.
+database_entry* hold_database(Oid oid) noexcept;
+void let_go_of_database(database_entry* db) noexcept;
+// The extension may have come, gone or changed in this database.
+void ask_to_recheck(Oid oid) noexcept;
+
 void poke_launcher() noexcept;
+// The coordinator, if need be a new one, looks at everything once more after this.
 void poke_coordinator(database_entry* db) noexcept;
 
 }  // namespace underway

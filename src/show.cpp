@@ -1,4 +1,4 @@
-// What the workers do, for views and for status(): underway_internal.workers().
+// What the workers do, for views and for status(): underway_internal.workers(); and what there is of databases, for tests.
 // Runs in: any backend, as the extension's owner. Error discipline: a boundary. Invariant: a row is one slot, read under its lock.
 #include "entry.hpp"
 #include "slots.hpp"
@@ -71,6 +71,41 @@ UNDERWAY_ENTRY(underway_workers) {
       tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
     }
     return Datum{0};
+  });
+}
+
+UNDERWAY_ENTRY(underway_databases) {
+  return pg::call([fcinfo] {
+    require_preload();
+    InitMaterializedSRF(fcinfo, 0);
+    auto rsinfo = reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo);
+    for (int n = 0; n < shared->databases_size; n++) {
+      database_entry* db = shared->databases() + n;
+      const Oid oid = db->oid;
+      if (!OidIsValid(oid)) {
+        continue;
+      }
+      const int pid = db->coordinator_pid;
+      Datum values[7] = {ObjectIdGetDatum(oid),           Int32GetDatum(pid),        BoolGetDatum(db->wanted),
+                         TimestampTzGetDatum(db->wakes_at), Int32GetDatum(db->holds), BoolGetDatum(db->blocked),
+                         BoolGetDatum(db->starving > 0)};
+      bool nulls[7] = {false, pid == 0, false, false, false, false, false};
+      tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+    }
+    return Datum{0};
+  });
+}
+
+UNDERWAY_ENTRY(underway_counters) {
+  return pg::call([fcinfo] {
+    require_preload();
+    TupleDesc descriptor = nullptr;
+    if (get_call_result_type(fcinfo, nullptr, &descriptor) != TYPEFUNC_COMPOSITE) {
+      elog(ERROR, "counters must return a record");
+    }
+    Datum values[2] = {Int64GetDatum(static_cast<int64>(shared->transactions)), Int64GetDatum(static_cast<int64>(shared->pokes))};
+    bool nulls[2] = {false, false};
+    return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(descriptor), values, nulls));
   });
 }
 

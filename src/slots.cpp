@@ -16,7 +16,10 @@ worker_slot* take_slot(Oid database, Oid role) noexcept {
     slot->database = database;
     slot->role = role;
     slot->pid = 0;
+    slot->fresh = true;
+    slot->connecting = false;
     slot->retire = false;
+    slot->retire_at = DT_NOBEGIN;
     slot->overdue = false;
     slot->tasks = 0;
     slot->revoked = 0;
@@ -46,8 +49,9 @@ worker_counts count_workers(Oid database, Oid role) noexcept {
       counts.database++;
       if (slot->role == role) {
         counts.pool++;
-        counts.starting += state == slot_state::starting;
+        counts.starting += slot->fresh;
         counts.idle += state == slot_state::idle;
+        counts.leaving += slot->retire;
       }
     }
   }
@@ -89,15 +93,30 @@ void interrupt_task(Oid database, const pg_uuid_t& id) noexcept {
 }
 
 void worker_left(Oid database) noexcept {
+  bool known = false;
   for (int n = 0; n < shared->databases_size; n++) {
     database_entry* db = shared->databases() + n;
     if (db->oid == InvalidOid) {
       continue;
     }
+    known = known || db->oid == database;
     db->saturated = false;
     if (db->oid == database || db->starving > 0) {
-      db->poked = false;
       poke_coordinator(db);
+    }
+  }
+  if (!known || shared->coordinator_waits) {
+    poke_launcher();
+  }
+}
+
+void free_abandoned_slots() noexcept {
+  for (int n = 0; n < shared->slots_size; n++) {
+    worker_slot* slot = slot_at(n);
+    if (slot->state == slot_state::dead && find_database(slot->database, false) == nullptr) {
+      slot->tasks = 0;
+      slot->revoked = 0;
+      slot->state = slot_state::free;
     }
   }
 }

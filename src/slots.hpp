@@ -12,8 +12,9 @@ enum class slot_state : uint32 {
   free,
   starting,  // given out by the coordinator; the process has not attached yet
   busy,
-  idle,      // asleep, or about to be: whoever has work makes it busy and sets its latch
-  dead       // the process is gone and left tasks: the coordinator reclaims them, then frees the slot
+  idle,  // asleep, or about to be: whoever has work makes it busy and sets its latch
+  dead   // the process is gone and left tasks: the coordinator reclaims them, then frees the slot
+         // (without one: the launcher)
 };
 
 // How a worker ended that held tasks.
@@ -34,7 +35,11 @@ struct worker_slot {
   std::atomic<int> pid;
   std::atomic<int> proc;
   std::atomic<uint32> generation;
+  std::atomic<bool> fresh;              // has not looked for work yet
+  std::atomic<bool> connecting;         // attached, and not in the database yet
+  std::atomic<uint32> failed;           // the last generation that could not connect
   std::atomic<bool> retire;             // leave at the next end of a task
+  std::atomic<TimestampTz> retire_at;   // since when, where it was asked to make room
   std::atomic<bool> overdue;            // runs long while it holds tasks that it has not begun; taken back under the mutex
   std::atomic<TimestampTz> started_at;
   std::atomic<int> queue_id;            // of the tasks that it holds
@@ -65,8 +70,9 @@ struct worker_counts {
   int all = 0;       // of every database
   int database = 0;
   int pool = 0;      // of the database and role
-  int starting = 0;  // of the pool
+  int starting = 0;  // of the pool, those included that have not looked for work yet
   int idle = 0;      // of the pool
+  int leaving = 0;   // of the pool, asked to
 };
 worker_counts count_workers(Oid database, Oid role) noexcept;
 
@@ -79,7 +85,11 @@ void interrupt_task(Oid database, const pg_uuid_t& id) noexcept;
 // A worker of this database is gone: its coordinator looks after what it left, and whoever starves after the free place.
 void worker_left(Oid database) noexcept;
 
-// Makes up to `wanted` idle workers of the pool (InvalidOid: of any role) busy and wakes them; returns how many.
+// Nobody reclaims tasks of a database that is gone, or whose extension is.
+void free_abandoned_slots() noexcept;
+
+// Makes up to `wanted` idle workers of the pool (InvalidOid: of any role) busy and wakes them;
+// returns how many.
 int wake_idle(Oid database, Oid role, int wanted) noexcept;
 
 }  // namespace underway

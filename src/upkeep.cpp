@@ -107,6 +107,10 @@ void survey(queue_list& queues) {
   }
 }
 
+bool has_home(queue_list& queues) noexcept {
+  return std::any_of(queues.begin(), queues.end(), [](const queue_info& q) { return q.why != obstacle::held; });
+}
+
 TimestampTz run(database_entry* db, queue_list& queues) {
   if (!settings::enabled) {
     return DT_NOEND;

@@ -6,6 +6,9 @@
 
 namespace underway::upkeep {
 
+// Is any queue at home here? Without one nothing is to be kept up, and a restore may be about to load our tables.
+bool has_home(queue_list& queues) noexcept;
+
 // Fills the marks of queues that know nothing.
 void survey(queue_list& queues);
 // Does what is due; returns when the next is (real time).

@@ -24,6 +24,12 @@ struct pending_note {
 constexpr int max_notes = 64;
 constexpr int max_finished = 16;
 constexpr int max_cancelled = 16;
+constexpr int max_databases = 8;
+
+struct settings_note {
+  Oid database;  // InvalidOid: all
+  Oid role;      // InvalidOid: all
+};
 
 struct notes {
   int pending_count;
@@ -31,8 +37,11 @@ struct notes {
   bool too_many;          // more queues than there is room for: forget all marks of the database
   bool queue_changed;
   bool handlers_changed;
-  Oid extension_changed;  // in this database
-  Oid settings_changed;   // of this database
+  bool roles_changed;
+  int databases_count;  // over max_databases: all
+  Oid databases[max_databases];
+  int settings_count;  // over max_databases: all
+  settings_note settings[max_databases];
   TimestampTz expiry;
   TimestampTz stale;
   bool finished;
@@ -42,6 +51,7 @@ struct notes {
   pg_uuid_t cancelled_ids[max_cancelled];
 } mine = {};
 bool any = false;
+bool committed = false;  // and not told yet
 
 constexpr int max_claims = 16;
 watched_claim claims[max_claims];
@@ -65,8 +75,19 @@ need tell_of_timer(database_entry* db, TimestampTz at) noexcept { return at < db
 
 // Of so many tasks that can be taken now; first_due: when the first of them, or of those that come later, is due.
 need wake_for(database_entry* db, queue_entry* q, int queue_id, int tasks, TimestampTz first_due) noexcept {
-  if (OidIsValid(q->role)) {
-    return tasks == 0 ? tell_of_timer(db, first_due) : wake_idle(MyDatabaseId, q->role, tasks) < tasks ? need::worker : need::no;
+  const Oid role = q->role;
+  if (q->database != MyDatabaseId || q->queue_id != queue_id) {
+    db->generation++;  // given up, and perhaps made anew: the coordinator surveys it
+    return need::yes;
+  }
+  if (OidIsValid(role)) {
+    if (tasks == 0) {
+      return tell_of_timer(db, first_due);
+    }
+    if (wake_idle(MyDatabaseId, role, tasks) >= tasks) {
+      return need::no;
+    }
+    return count_workers(MyDatabaseId, role).pool == 0 ? need::yes : need::worker;
   }
   // Those who wait for a later time than this task's set their timers anew. A place that is free has no time at all.
   const bool was_full = q->full.exchange(false);
@@ -198,7 +219,8 @@ void set_earlier(std::atomic<TimestampTz>* to, TimestampTz at) noexcept {
   }
 }
 
-void tell() noexcept {
+// Of what happened in this database.
+void tell_here() noexcept {
   // Made here for a copy of another database, which the launcher has not heard of: no extension was created in it.
   database_entry* db = find_database(MyDatabaseId, true);
   if (db == nullptr) {
@@ -242,36 +264,75 @@ void tell() noexcept {
   }
 }
 
-void tell_of_extension() noexcept {
-  if (!OidIsValid(mine.extension_changed)) {
-    return;
-  }
-  database_entry* db = find_database(mine.extension_changed, true);
-  if (db != nullptr) {
-    db->recheck = true;
-    db->retry_at = DT_NOBEGIN;
-    db->poked = false;
-    poke_coordinator(db);
+void tell_of_roles() noexcept {
+  for (int n = 0; n < shared->databases_size; n++) {
+    database_entry* db = shared->databases() + n;
+    const Oid oid = db->oid;
+    if (OidIsValid(oid)) {
+      db->generation++;
+      (void)wake_idle(oid, InvalidOid, shared->slots_size);  // workers of a role that is gone leave
+      if (db->coordinator_pid != 0 || db->blocked) {
+        poke_coordinator(db);
+      }
+    }
   }
 }
 
-void tell_of_settings() noexcept {
-  database_entry* db = OidIsValid(mine.settings_changed) ? find_database(mine.settings_changed, false) : nullptr;
-  if (db != nullptr) {
-    db->restart = true;
-    db->poked = false;
-    poke_coordinator(db);
+void tell_of_databases() noexcept {
+  for (int n = 0; n < Min(mine.databases_count, max_databases); n++) {
+    ask_to_recheck(mine.databases[n]);
+  }
+  for (int n = 0; n < shared->databases_size && mine.databases_count > max_databases; n++) {
+    const Oid oid = shared->databases()[n].oid;
+    if (OidIsValid(oid)) {
+      ask_to_recheck(oid);
+    }
+  }
+}
+
+void tell_of_settings(const settings_note& note) noexcept {
+  for (int n = 0; n < shared->databases_size && !OidIsValid(note.role); n++) {
+    database_entry* db = shared->databases() + n;
+    if (OidIsValid(db->oid) && (!OidIsValid(note.database) || db->oid == note.database)) {
+      db->restart = true;
+      poke_coordinator(db);
+    }
+  }
+  for (int n = 0; n < shared->slots_size && OidIsValid(note.role); n++) {
+    worker_slot* slot = slot_at(n);
+    const Oid database = slot->database;
+    if (slot->role == note.role && (!OidIsValid(note.database) || database == note.database)) {
+      slot->retire = true;
+      (void)wake_idle(database, note.role, shared->slots_size);
+    }
+  }
+}
+
+void tell() noexcept {
+  if (mine.too_many || mine.queue_changed || mine.handlers_changed || mine.expiry != 0 || mine.stale != 0 ||
+      mine.pending_count > 0 || mine.finished || mine.cancelled_count > 0) {
+    tell_here();
+  }
+  if (mine.roles_changed) {
+    tell_of_roles();
+  }
+  tell_of_databases();
+  for (int n = 0; n < Min(mine.settings_count, max_databases); n++) {
+    tell_of_settings(mine.settings[n]);
+  }
+  if (mine.settings_count > max_databases) {
+    tell_of_settings({InvalidOid, InvalidOid});
   }
 }
 
 void forget() noexcept {
   mine.pending_count = 0;
-  mine.too_many = mine.queue_changed = mine.handlers_changed = mine.finished = false;
-  mine.extension_changed = mine.settings_changed = InvalidOid;
+  mine.too_many = mine.queue_changed = mine.handlers_changed = mine.roles_changed = mine.finished = false;
+  mine.databases_count = mine.settings_count = 0;
   mine.expiry = mine.stale = 0;
   mine.finished_count = 0;
   mine.cancelled_count = 0;
-  any = false;
+  any = committed = false;
 }
 
 void at_end(XactEvent event, void*) {
@@ -297,23 +358,28 @@ void at_end(XactEvent event, void*) {
   switch (event) {
     case XACT_EVENT_COMMIT:
       lower_all();
-      tell();
-      tell_of_extension();
-      tell_of_settings();
-      forget();
+      committed = true;
       break;
     case XACT_EVENT_ABORT:
       free_locked(InvalidSubTransactionId);
       forget();
       break;
     case XACT_EVENT_PREPARE:
-      if (OidIsValid(mine.extension_changed)) {
-        (void)find_database(mine.extension_changed, true);  // so that COMMIT PREPARED finds it
+      if (mine.databases_count > 0 || mine.roles_changed) {
+        shared->prepared_changes = true;
       }
       forget();
       break;
     default:
       break;
+  }
+}
+
+void after_locks(ResourceReleasePhase phase, bool is_commit, bool is_top_level, void*) {
+  if (committed && phase == RESOURCE_RELEASE_AFTER_LOCKS && is_commit && is_top_level &&
+      CurrentResourceOwner == TopTransactionResourceOwner) {
+    tell();
+    forget();
   }
 }
 
@@ -394,18 +460,36 @@ void note_queue_changed(int queue_id) {
   note_place_free(queue_id);
 }
 
+void note_queues_loaded() { any = mine.queue_changed = true; }
+
 // A note of a row that is never due: nothing is lowered, and the queue is looked at.
 void note_place_free(int queue_id) { note_pending(queue_id, 0, highest_key, 0); }
 void note_handlers_changed() { any = mine.handlers_changed = true; }
 
-void note_extension_changed(Oid database) {
+void note_roles_changed() { any = mine.roles_changed = true; }
+
+void note_database_changed(Oid database) {
+  if (!OidIsValid(database)) {
+    return;
+  }
   any = true;
-  mine.extension_changed = database;
+  for (int n = 0; n < Min(mine.databases_count, max_databases); n++) {
+    if (mine.databases[n] == database) {
+      return;
+    }
+  }
+  if (mine.databases_count < max_databases) {
+    mine.databases[mine.databases_count] = database;
+  }
+  mine.databases_count++;
 }
 
-void note_settings_changed(Oid database) {
+void note_settings_changed(Oid database, Oid role) {
   any = true;
-  mine.settings_changed = database;
+  if (mine.settings_count < max_databases) {
+    mine.settings[mine.settings_count] = {database, role};
+  }
+  mine.settings_count++;
 }
 
 void note_cancelled(const pg_uuid_t& id) {
@@ -443,13 +527,15 @@ watched_claim* begin_claim(queue_entry* q, int queue_id, int priority) {
 
 void everything_may_have_changed(Oid database) noexcept {
   reset_all_marks(database);
+  if (shared->prepared_changes) {
+    ask_to_recheck(database);
+    tell_of_roles();
+  }
   database_entry* db = find_database(database, false);
   if (db != nullptr) {
     set_earlier(&db->next_expiry, clock_now());
     set_earlier(&db->next_stale, clock_now());
     db->generation++;
-    db->recheck = true;
-    db->poked = false;
     // It surveys all queues, each in one look, and then wakes the workers that there is work for.
     poke_coordinator(db);
     wake_awaiters(database, nullptr, 0);
@@ -460,6 +546,7 @@ void everything_may_have_changed(Oid database) noexcept {
 void install_transaction_callbacks() {
   RegisterXactCallback(at_end, nullptr);
   RegisterSubXactCallback(at_subtransaction_end, nullptr);
+  RegisterResourceReleaseCallback(after_locks, nullptr);
 }
 
 }  // namespace underway

@@ -1,7 +1,10 @@
-// What a transaction has done that others must hear of when it ends: rows made pending or locked, queues changed, tasks finished.
-// Runs in: any backend and our own processes. Error discipline: note_* are called inside pg::call and may raise; what runs at the
-// end of the transaction is noexcept and allocates nothing, since an error there would be a PANIC (xact.c).
-// Invariant: after the commit is visible, marks are lowered first, then sleepers are woken.
+// What a transaction has done that others must hear of when it ends: rows made pending or locked,
+// queues changed, tasks finished. Runs in: any backend and our own processes. Error discipline:
+// note_* are called inside pg::call and may raise; what runs at the end of the transaction is
+// noexcept and allocates nothing, since an error there would be a PANIC (xact.c). Invariant: after
+// the commit is visible, marks are lowered first; sleepers are woken when the locks are released
+// too, and what the transaction changed in the catalogs was made known (xact.c, CommitTransaction).
+// So whoever is woken waits for nothing and sees all.
 #pragma once
 
 #include "marks.hpp"
@@ -15,15 +18,20 @@ void note_locked(int queue_id, int priority, const row_key& key);
 void note_expiry(TimestampTz at);
 void note_stale(TimestampTz at);  // a lease was given that is stale then, unless its holder beats
 void note_queue_changed(int queue_id);
+void note_queues_loaded();
 void note_place_free(int queue_id);  // a lease has ended
 // A task in progress is to be cancelled: its worker is interrupted at commit.
 void note_cancelled(const pg_uuid_t& id);
 void note_finished(const pg_uuid_t* ids, int n);
-// The extension, or something that queues depend on (functions, roles, grants), was created, altered or dropped.
-void note_extension_changed(Oid database);
+// Functions or rights that queues of this database depend on were created, altered or dropped.
 void note_handlers_changed();
-// ALTER DATABASE ... SET: only new processes have it.
-void note_settings_changed(Oid database);
+// Roles, or rights that they have in a database: they are common to all databases.
+void note_roles_changed();
+// The database was created, or what it has of the extension was changed, or whether it is to be
+// served.
+void note_database_changed(Oid database);
+// ALTER DATABASE or ROLE ... SET (InvalidOid: of all): only new processes have it.
+void note_settings_changed(Oid database, Oid role);
 
 // A claim that this transaction makes. At its commit the scan ends and may raise the mark; at its abort, or that of the
 // subtransaction that it was made in, the mark drops to where it started.

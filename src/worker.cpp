@@ -32,9 +32,15 @@ void leave_slot(int, Datum) {
   if (my_slot->died == death::asked && my_slot->running && (by == 0 || by == MyProcPid)) {
     my_slot->died = death::own;
   }
+  const Oid database_oid = my_slot->database;
+  if (my_slot->connecting) {
+    my_slot->failed = my_slot->generation.load();
+    my_slot->connecting = false;
+  }
   my_slot->pid = 0;
+  // From here on it may be another worker's.
   my_slot->state = my_slot->tasks > 0 || my_slot->revoked > 0 ? slot_state::dead : slot_state::free;
-  worker_left(my_slot->database);
+  worker_left(database_oid);
 }
 
 void tell_overdue() {
@@ -60,16 +66,22 @@ bool begin(int i) {
   return mine;
 }
 
-void load_queues() {
+// False: the role is gone, or may not be here any more.
+bool load_queues() {
   const uint32 generation = database->generation;
   if (loaded && generation == seen_generation) {
-    return;
+    return true;
   }
   pg::transaction tx(pg::transaction::kind::ours);
+  if (!pg::call(
+          [] { return SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(GetSessionUserId())); })) {
+    return false;
+  }
   queues.load(GetSessionUserId());
   tx.commit();
   seen_generation = generation;
   loaded = true;
+  return std::none_of(queues.begin(), queues.end(), [](const queue_info& q) { return q.why == obstacle::owner_cannot_login; });
 }
 
 bool is_current() noexcept { return database->generation == seen_generation; }
@@ -175,6 +187,7 @@ bool work(MemoryContext memory, claimed_task* tasks) {
     poke_coordinator(database);
   }
   hold(*q, tasks, claimed.count);
+  my_slot->fresh = false;
   // While this one is busy, another goes on: also when no more was found, for somebody may have come while the limit was reached
   // only by the places reserved here.
   if (claimed.count > 0 && q->entry->earliest <= clock_now() && !at_limit(*q) &&
@@ -202,6 +215,7 @@ bool should_leave() noexcept {
 
 // Asleep until there is work, or for long enough to leave. False: leave.
 bool idle() {
+  my_slot->fresh = false;
   my_slot->state = slot_state::idle;
   // After this no enqueue can miss us: it finds us idle, or we find its row's mark.
   std::atomic_thread_fence(std::memory_order_seq_cst);
@@ -234,29 +248,31 @@ void run() {
       MemoryContextReset(memory);
       process::house_keeping();
     });
-    load_queues();
-    if (should_leave() || (!work(memory, tasks) && !idle())) {
+    if (should_leave() || !load_queues() || (!work(memory, tasks) && !idle())) {
       return;
     }
   }
 }
 
 void attach(int n) {
-  before_shmem_exit(leave_slot, 0);
   my_slot = slot_at(n);
   uint32 generation = 0;
   memcpy(&generation, MyBgworkerEntry->bgw_extra, sizeof generation);
-  if (my_slot->generation != generation || my_slot->state != slot_state::starting) {
+  before_shmem_exit(leave_slot, 0);
+  slot_state given = slot_state::starting;
+  if (my_slot->generation != generation ||
+      !my_slot->state.compare_exchange_strong(given, slot_state::busy)) {
     cancel_before_shmem_exit(leave_slot, 0);
     proc_exit(0);  // the slot was given to somebody else while the postmaster was slow
   }
   my_slot->proc = pg::my_proc_number();
   my_slot->pid = MyProcPid;
-  my_slot->state = slot_state::busy;
+  // Whoever holds the database first says so and then looks for our pid.
   database = find_database(my_slot->database, false);
   if (database == nullptr || database->holds > 0) {
     proc_exit(0);
   }
+  my_slot->connecting = true;
 }
 
 }  // namespace
@@ -283,6 +299,7 @@ void underway_worker_main(Datum arg) {
   using namespace underway;
   attach(DatumGetInt32(arg));
   process::start(my_slot->database, my_slot->role, MyBgworkerEntry->bgw_name);
+  my_slot->connecting = false;
   pg::boundary([] {
     try {
       run();

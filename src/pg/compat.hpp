@@ -53,6 +53,14 @@ inline bool may_execute(Oid function, Oid role) {
 #endif
 }
 
+inline bool may_connect(Oid database, Oid role) {
+#if PG_VERSION_NUM >= 160000
+  return object_aclcheck(DatabaseRelationId, database, role, ACL_CONNECT) == ACLCHECK_OK;
+#else
+  return pg_database_aclcheck(database, role, ACL_CONNECT) == ACLCHECK_OK;
+#endif
+}
+
 inline bool may_use_schema(Oid schema, Oid role) {
 #if PG_VERSION_NUM >= 160000
   return object_aclcheck(NamespaceRelationId, schema, role, ACL_USAGE) == ACLCHECK_OK;

@@ -86,6 +86,7 @@ extern "C" {
 #include "utils/portal.h"
 #include "utils/ps_status.h"
 #include "utils/regproc.h"
+#include "utils/resowner.h"
 #include "utils/ruleutils.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"

@@ -4,7 +4,14 @@
 
 namespace underway::pg {
 
+namespace {
+uint64 begun_by_this_process = 0;
+}  // namespace
+
+uint64 transaction::begun() noexcept { return begun_by_this_process; }
+
 transaction::transaction(kind k) {
+  begun_by_this_process++;
   call([k] {
     SetCurrentStatementStartTimestamp();
     StartTransactionCommand();

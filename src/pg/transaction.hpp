@@ -16,6 +16,8 @@ class transaction {
   transaction(const transaction&) = delete;
   transaction& operator=(const transaction&) = delete;
   void commit();
+  // By this process so far.
+  static uint64 begun() noexcept;
 
  private:
   bool open_ = true;
