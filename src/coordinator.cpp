@@ -36,6 +36,7 @@ uint32 seen_generation = 0;
 int seen_reloads = 0;
 TimestampTz next_safety_check = DT_NOBEGIN;
 TimestampTz last_busy = DT_NOBEGIN;
+bool had_workers = false;
 
 void leave(int, Datum) {
   if (db == nullptr) {
@@ -162,6 +163,13 @@ TimestampTz to_real(TimestampTz t) noexcept {
   return t == DT_NOEND || t == DT_NOBEGIN ? t : t - shared->clock_offset;
 }
 
+bool has_due_work() noexcept {
+  const TimestampTz now = clock_now();
+  return std::any_of(queues.begin(), queues.end(), [now](const queue_info& q) {
+    return q.why == obstacle::none && q.entry != nullptr && q.entry->earliest <= now;
+  });
+}
+
 bool has_workers() noexcept { return count_workers(db->oid, InvalidOid).database > 0; }
 
 // One round; returns until when to sleep, in real time.
@@ -215,12 +223,14 @@ bool rechecked() {
   }
   if (db->yield) {
     pool::retire_all(db->oid);
-    how = has_workers() || db->starving > 0 ? ending::later : ending::idle;
+    how = has_workers() || has_due_work() ? ending::later : ending::idle;
     return true;
   }
-  if (has_workers()) {
+  const bool has = has_workers();
+  if (has || had_workers || db->starving > 0) {
     last_busy = GetCurrentTimestamp();
   }
+  had_workers = has;
   // Nothing to do for a while: room for the coordinators of other databases. The launcher minds
   // wakes_at.
   if (GetCurrentTimestamp() - last_busy >
@@ -289,6 +299,7 @@ void attach(int number) {
   db = entry;
   before_shmem_exit(leave, 0);
   // What is asked from here on, this process has not seen yet.
+  db->wanted = false;
   db->recheck = false;
   db->restart = false;
   // Whoever holds the database first says so and then looks for our pid.

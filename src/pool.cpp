@@ -266,7 +266,7 @@ TimestampTz fit(database_entry* db, queue_list& queues) {
     // The postmaster tells of a free slot only whoever started the worker that had it.
     again =
         std::min(again, size == 0 && result != outcome::too_many ? real + turn / 10 : ask_again);
-    no_worker_at_all = no_worker_at_all || (result == outcome::no_slot && n.counts.all == 0);
+    no_worker_at_all = no_worker_at_all || ((result == outcome::no_slot || result == outcome::after_others) && n.counts.all == 0);
     // Not at once: an idle worker may be about to give way, or the postmaster has not yet seen that one left.
     if (real - n.since >= turn) {
       tell(result, size, n.counts.all);

@@ -236,8 +236,6 @@ void poke_coordinator(database_entry* db) noexcept {
     db->wanted = true;
     poke_launcher();
   }
-  db->wanted = true;
-  poke_launcher();
 }
 
 }  // namespace underway
