@@ -27,6 +27,7 @@ max_connections = 30
 max_prepared_transactions = 20
 underway.max_workers = 4
 END
+sql($node, 'postgres', 'CREATE EXTENSION underway');
 my $session = Session->new($node);
 is($session->value('SHOW underway.safety_check_interval'), '1h', 'no safety check heals what is missed');
 $session->value(<<'END');
@@ -188,7 +189,7 @@ while (%running)
     }
     select undef, undef, undef, 0.1 + rand 0.4;
     next if $killed >= $kills;
-    my @pids = pids($session, rand() < 0.85 ? 'worker' : 'coordinator');
+    my @pids = $session->pids(rand() < 0.85 ? 'worker' : 'coordinator');
     next unless @pids;
     $session->query('SELECT pg_terminate_backend(' . pick(@pids) . ')');
     $killed++;
