@@ -90,7 +90,7 @@ Oid find_extension() {
 }
 
 // What others may do for each queue, as of now.
-void publish() {
+void publish(uint32 generation) {
   bool blocked = false;
   int held = 0;
   for (queue_info& q : queues) {
@@ -109,7 +109,8 @@ void publish() {
     blocked = blocked || (!runs && q.why > obstacle::external);
     held += q.why == obstacle::held;
   }
-  db->blocked = blocked;
+  // Unless somebody has found a queue blocked meanwhile: then we look again, and must hear of what comes until we do.
+  db->blocked = blocked || db->generation != generation;
   if (held > 0 && !db->told_held.exchange(true)) {
     pg::call([held] {
       ereport(WARNING, (errmsg("underway: %d queues of this database are held: they come from a copy of another database", held),
@@ -130,7 +131,7 @@ void load_queues() {
   pg::transaction tx(pg::transaction::kind::ours);
   queues.load(InvalidOid);
   tx.commit();
-  publish();
+  publish(generation);
   seen_generation = generation;
 }
 

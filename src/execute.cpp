@@ -120,7 +120,6 @@ class attempt {
     pg::call([&] {
       h->prepare(q_->handler);
       current_task = &task;
-      begun = true;
       start_notices();
       const int timeout = timeout_of(q_, task);
       process::forget_cancels();
@@ -128,7 +127,7 @@ class attempt {
       process::allow_cancels();
       enable_timeout_after(STATEMENT_TIMEOUT, timeout);
       enable_timeout_after(grace_timer, std::min(timeout, INT_MAX - settings::cancel_grace) + settings::cancel_grace);
-      to->outcome = h->run(task.input, memory_);
+      to->outcome = h->run(task.input, memory_, &begun);
       // Deferred constraints and triggers are the handler's doing: they run within its time, where they can be cancelled, and an
       // error of theirs is this task's and not that of its batch. Nothing of a user is left for the commit.
       AfterTriggerFireDeferred();

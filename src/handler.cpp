@@ -75,18 +75,23 @@ Oid find_handler(const char* schema, const char* name, bool takes_input) {
 }
 
 void handler::prepare(Oid function) {
-  if (plan_ != nullptr) {
-    if (function == function_) {
-      return;
-    }
-    DropCachedPlan(plan_);
-    plan_ = nullptr;
-  }
   HeapTuple tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
   if (!HeapTupleIsValid(tuple)) {
     ereport(ERROR, (errcode(ERRCODE_UNDEFINED_FUNCTION), errmsg("the handler no longer exists")));
   }
   auto form = reinterpret_cast<Form_pg_proc>(GETSTRUCT(tuple));
+  // The plan is made from text: a function that was renamed or moved needs another one.
+  const char* schema = get_namespace_name(form->pronamespace);
+  if (plan_ != nullptr) {
+    if (function == function_ && strcmp(schema_, schema) == 0 && strcmp(name_, NameStr(form->proname)) == 0) {
+      ReleaseSysCache(tuple);
+      return;
+    }
+    DropCachedPlan(plan_);
+    plan_ = nullptr;
+  }
+  strlcpy(schema_, schema, sizeof schema_);
+  strlcpy(name_, NameStr(form->proname), sizeof name_);
   procedure_ = form->prokind == PROKIND_PROCEDURE;
   const bool takes_input = form->pronargs == 1;
   const bool as_it_is = form->prorettype == JSONBOID || form->prorettype == VOIDOID || is_transition(form->prorettype);
@@ -95,7 +100,7 @@ void handler::prepare(Oid function) {
                                                     : kind::jsonb;
   StringInfoData sql;
   initStringInfo(&sql);
-  const char* name = quote_qualified_identifier(get_namespace_name(form->pronamespace), NameStr(form->proname));
+  const char* name = quote_qualified_identifier(schema_, name_);
   if (procedure_) {
     appendStringInfo(&sql, "CALL %s(%s)", name, takes_input ? "$1" : "");
   } else if (as_it_is) {
@@ -185,7 +190,7 @@ bool ignore(TupleTableSlot*, DestReceiver*) { return true; }
 
 }  // namespace
 
-result handler::run(Jsonb* input, MemoryContext results) {
+result handler::run(Jsonb* input, MemoryContext results, bool* begun) {
   // As exec_bind_message and exec_execute_message do: a top-level statement, so that a procedure may commit.
   result r;
   Portal portal = CreatePortal("", true, true);
@@ -195,6 +200,7 @@ result handler::run(Jsonb* input, MemoryContext results) {
   params->params[0] = {JsonbPGetDatum(input), false, PARAM_FLAG_CONST, JSONBOID};
   PushActiveSnapshot(GetTransactionSnapshot());
   CachedPlan* plan = GetCachedPlan(plan_, params, nullptr, nullptr);
+  *begun = true;
   PortalDefineQuery(portal, nullptr, plan_->query_string, plan_->commandTag, plan->stmt_list, plan);
   PopActiveSnapshot();
   PortalStart(portal, params, 0, InvalidSnapshot);

@@ -30,11 +30,14 @@ class handler {
   bool is_procedure() const noexcept { return procedure_; }
   // Looks the function up and analyses the call, as the session's user. Raises what the server raises.
   void prepare(Oid function);
-  result run(Jsonb* input, MemoryContext results);
+  // begun: set once the handler was found.
+  result run(Jsonb* input, MemoryContext results, bool* begun);
 
  private:
   enum class kind { nothing, jsonb, transition };
   Oid function_ = InvalidOid;
+  char schema_[NAMEDATALEN] = "";
+  char name_[NAMEDATALEN] = "";
   bool procedure_ = false;
   kind kind_ = kind::nothing;
   CachedPlanSource* plan_ = nullptr;

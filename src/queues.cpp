@@ -119,11 +119,17 @@ void queue_list::load(Oid role) {
   clear();
   pg::as_owner owner(true);
   pg::value name;
-  pg::call([&name, role] {
-    if (OidIsValid(role)) {
-      name = pg::of_text(GetUserNameFromId(role, false));
+  const bool exists = pg::call([&name, role] {
+    if (!OidIsValid(role)) {
+      return true;
     }
+    const char* own_name = GetUserNameFromId(role, true);
+    name = pg::of_text(own_name);
+    return own_name != nullptr;
   });
+  if (!exists) {
+    return;
+  }
   int room = 0;
   select_queues.run(&name, [this, &room](const pg::row& r) {
     if (r.boolean(16) && !is_at_home(r)) {

@@ -222,7 +222,7 @@ void set_earlier(std::atomic<TimestampTz>* to, TimestampTz at) noexcept {
 // Of what happened in this database.
 void tell_here() noexcept {
   // Made here for a copy of another database, which the launcher has not heard of: no extension was created in it.
-  database_entry* db = find_database(MyDatabaseId, true);
+  database_entry* db = find_database(MyDatabaseId, mine.pending_count > 0 || mine.queue_changed);
   if (db == nullptr) {
     return;
   }

@@ -25,6 +25,7 @@ database_entry* database = nullptr;
 queue_list queues;
 uint32 seen_generation = 0;
 bool loaded = false;
+bool some_blocked = false;  // of ours, when we looked last
 
 void leave_slot(int, Datum) {
   // The last of the shared-memory exits that matter: our transaction was aborted by the one registered after this one.
@@ -66,6 +67,14 @@ bool begin(int i) {
   return mine;
 }
 
+// The coordinator reads the queues again after this, and then knows that a handler or a right that comes is to be looked at.
+void tell_blocked() noexcept {
+  some_blocked = true;
+  database->blocked = true;
+  database->generation++;
+  poke_coordinator(database);
+}
+
 // False: the role is gone, or may not be here any more.
 bool load_queues() {
   const uint32 generation = database->generation;
@@ -78,9 +87,17 @@ bool load_queues() {
     return false;
   }
   queues.load(GetSessionUserId());
+  if (queues.begin() == queues.end()) {
+    my_slot->retire = true;  // the role was dropped or renamed, or its queues were
+  }
   tx.commit();
   seen_generation = generation;
   loaded = true;
+  const bool blocked = std::any_of(queues.begin(), queues.end(), [](const queue_info& q) { return q.why > obstacle::external; });
+  if (blocked && !some_blocked) {
+    tell_blocked();
+  }
+  some_blocked = blocked;
   return std::none_of(queues.begin(), queues.end(), [](const queue_info& q) { return q.why == obstacle::owner_cannot_login; });
 }
 
@@ -181,10 +198,7 @@ bool work(MemoryContext memory, claimed_task* tasks) {
   }
   const claim_result claimed = dequeue(q, priority, n, memory, tasks, is_current);
   if (q->why != obstacle::none) {
-    // The coordinator reads the queues again after this, so that a handler that is made meanwhile is not missed.
-    database->blocked = true;
-    database->generation++;
-    poke_coordinator(database);
+    tell_blocked();
   }
   hold(*q, tasks, claimed.count);
   my_slot->fresh = false;
@@ -203,6 +217,9 @@ bool work(MemoryContext memory, claimed_task* tasks) {
     INSTR_TIME_SUBTRACT(spent, start);
     const float8 each = INSTR_TIME_GET_MILLISEC(spent) / std::max(my_slot->begun, 1);
     q->average_ms = q->average_ms == 0 ? each : 0.8 * q->average_ms + 0.2 * each;
+    if (q->why != obstacle::none) {
+      tell_blocked();  // since the claim
+    }
   }
   free_place(*q);
   return true;
@@ -224,6 +241,8 @@ bool idle() {
   if (choose(&priority) == nullptr && database->generation == seen_generation && !should_leave()) {
     pg::call([] { pgstat_report_activity(STATE_IDLE, nullptr); });
     const bool woken = process::sleep(settings::worker_idle_timeout * 1000L, "UnderwayWorkerIdle");
+    // Who woke us may know that what blocked a queue is gone, and have found nothing changed in what it had seen itself.
+    loaded = loaded && !some_blocked;
     stay = woken || count_workers(MyDatabaseId, InvalidOid).database <= settings::min_workers;
   }
   slot_state was = slot_state::idle;

@@ -7,6 +7,14 @@
 -- One worker of one role does all of it, one after the other.
 ALTER SYSTEM SET underway.max_workers_per_database = 1;
 SELECT pg_reload_conf();
+-- A session reads the configuration anew between two statements; so does the new coordinator.
+\set ECHO none
+\o /dev/null
+SELECT 'SELECT pg_sleep(0.02) WHERE current_setting(''underway.max_workers_per_database'') = ''0''' FROM generate_series(1, 1000) \gexec
+\o
+\set ECHO all
+DROP EXTENSION underway;
+CREATE EXTENSION underway;
 CREATE ROLE regress_session LOGIN;
 CREATE ROLE regress_other;
 GRANT regress_other TO regress_session;
