@@ -64,8 +64,9 @@ sub receive
     while ($self->{out} and defined(my $line = readline $self->{out}))
     {
         chomp $line;
-        if ($line =~ /^\Q$self->{mark}\E (\S+) (\S+)$/)
+        if ($line =~ /^\Q$self->{mark}\E (\S+) (\S*)$/)
         {
+            last if $2 eq '';    # the connection is lost, and psql would find out with the next statement
             $self->{state} = $1 eq 'true' ? $2 : '00000';
             $self->{answer} = join "\n", @lines;
             return $self->{answer};
