@@ -17,6 +17,8 @@ CREATE FUNCTION underway_internal.note_stale(stale_at timestamptz) RETURNS bool
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_note_stale';
 CREATE FUNCTION underway_internal.queue_changed(queue_id int) RETURNS bool
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_queue_changed';
+CREATE FUNCTION underway_internal.queue_created(queue_id int) RETURNS bool
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_queue_created';
 -- Queues that a restore loads are made without a call of ours: held from the start, and the log says so at once.
 CREATE FUNCTION underway_internal.queues_loaded() RETURNS trigger
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_queues_loaded';

@@ -222,7 +222,7 @@ BEGIN
                 DETAIL = 'Another transaction has just created it.',
                 HINT = 'Change it with underway.alter_queue(), or give or_replace => true.';
         END IF;
-        PERFORM underway_internal.queue_changed(q.id);
+        PERFORM underway_internal.queue_created(q.id);
     ELSE
         PERFORM underway_internal.store_queue(q);
     END IF;

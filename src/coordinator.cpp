@@ -94,6 +94,11 @@ void publish(uint32 generation) {
   bool blocked = false;
   int held = 0;
   for (queue_info& q : queues) {
+    if (q.why == obstacle::dropped && !q.unfinished && q.entry != nullptr) {
+      // Room for another queue. Who commits a task into it finds that out, and we look again.
+      q.entry = nullptr;
+      forget_queue_entry(db->oid, q.id);
+    }
     if (q.entry == nullptr) {
       continue;
     }

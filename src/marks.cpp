@@ -47,6 +47,7 @@ void unlink(queue_entry* q) noexcept {
   }
   SpinLockAcquire(&q->mutex);
   q->database = InvalidOid;
+  q->maker = 0;
   q->role = InvalidOid;
   q->quiet = false;
   know_nothing(q);
@@ -74,6 +75,7 @@ queue_entry* take_entry(Oid database, int queue_id) noexcept {
     q->database = database;
     q->queue_id = queue_id;
     q->epoch++;
+    q->maker = 0;
     q->role = InvalidOid;
     q->quiet = false;
     for (active_scan& s : q->scans) {
@@ -124,6 +126,44 @@ void forget_queue_entry(Oid database, int queue_id) noexcept {
     unlink(q);
   }
   LWLockRelease(registry_lock);
+}
+
+void mark_made(Oid database, int queue_id) noexcept {
+  LWLockAcquire(registry_lock, LW_EXCLUSIVE);
+  queue_entry* q = look_up(database, queue_id);
+  if (q != nullptr) {
+    q->maker = pg::my_proc_number() + 1;
+    q->made_in = GetCurrentSubTransactionId();
+  }
+  LWLockRelease(registry_lock);
+}
+
+namespace {
+
+template <class F>
+void for_each_made(F&& f) noexcept {
+  LWLockAcquire(registry_lock, LW_EXCLUSIVE);
+  for (int n = 0; n < shared->queues_size; n++) {
+    queue_entry* q = shared->queues() + n;
+    if (q->maker == pg::my_proc_number() + 1 && q->database == MyDatabaseId) {
+      f(q);
+    }
+  }
+  LWLockRelease(registry_lock);
+}
+
+}  // namespace
+
+void keep_made() noexcept {
+  for_each_made([](queue_entry* q) { q->maker = 0; });
+}
+
+void forget_made(SubTransactionId from) noexcept {
+  for_each_made([from](queue_entry* q) {
+    if (q->made_in >= from) {
+      unlink(q);
+    }
+  });
 }
 
 scan begin_scan(queue_entry* q, int queue_id, int priority) noexcept {

@@ -43,6 +43,8 @@ struct queue_entry {
   int queue_id;
   int next;           // in its hash bucket
   uint32 epoch;       // of this use of the entry: whoever still holds the entry of an earlier one changes nothing
+  int maker;          // 1 + the process whose transaction creates the queue; 0: that has ended. Its own, under registry_lock
+  SubTransactionId made_in;
   std::atomic<Oid> role;        // whose workers run it; InvalidOid: nobody's (external, paused, blocked, held)
   std::atomic<bool> quiet;      // the coordinator knows that it has nothing to do for it
   std::atomic<bool> full;       // external: its limit is reached, or it is paused; set before the look that finds it so
@@ -55,6 +57,10 @@ struct queue_entry {
 queue_entry* find_queue_entry(Oid database, int queue_id, bool make) noexcept;  // null: none, or no room
 void forget_queue_entries(Oid database) noexcept;
 void forget_queue_entry(Oid database, int queue_id) noexcept;
+// Of queues that this transaction creates: nobody else knows them, so their entries go when it does not commit.
+void mark_made(Oid database, int queue_id) noexcept;
+void keep_made() noexcept;
+void forget_made(SubTransactionId from) noexcept;  // this subtransaction and those below it
 
 struct scan {
   int place;       // in queue_entry::scans; -1: there was no room

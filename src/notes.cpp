@@ -46,6 +46,11 @@ UNDERWAY_ENTRY(underway_queues_loaded) {
   return PointerGetDatum(nullptr);
 }
 
+UNDERWAY_ENTRY(underway_queue_created) {
+  pg::call([fcinfo] { note_queue_created(PG_GETARG_INT32(0)); });
+  PG_RETURN_BOOL(true);
+}
+
 UNDERWAY_ENTRY(underway_note_cancelled) {
   note_cancelled(*PG_GETARG_UUID_P(0));
   PG_RETURN_BOOL(true);

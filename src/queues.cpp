@@ -13,7 +13,8 @@ namespace {
 pg::statement select_queues(
     "SELECT q.id, q.name, q.owner, q.handler_schema, q.handler_name, cardinality(q.handler_args), q.concurrency, q.batch,"
     " q.durability, q.keep, (q.retry ->> 'max_attempts')::int, q.timeout, q.ttl, q.settings, q.paused_at IS NOT NULL,"
-    " q.dropped_at IS NOT NULL, q.home_system, q.home_database"
+    " q.dropped_at IS NOT NULL, q.home_system, q.home_database,"
+    " q.dropped_at IS NOT NULL AND EXISTS (SELECT FROM underway_internal.task t WHERE t.queue_id = q.id AND t.state IN ('pending', 'waiting'))"
     " FROM underway_internal.queue q"
     " WHERE (q.dropped_at IS NULL AND (q.owner = $1 OR $1 IS NULL))"
     "    OR ($1 IS NULL AND (q.dropped_at > underway_internal.clock() - interval '1 day'"
@@ -78,7 +79,8 @@ void read(queue_info* q, const pg::row& r, MemoryContext memory) {
   }
   q->settings = r.jsonb(14, memory);
   q->why = find_obstacle(q, r);
-  q->entry = find_queue_entry(MyDatabaseId, q->id, true);
+  q->unfinished = r.boolean(19);
+  q->entry = find_queue_entry(MyDatabaseId, q->id, q->why != obstacle::dropped || q->unfinished);
   q->average_ms = 0;
 }
 

@@ -39,7 +39,8 @@ struct queue_info {
   Interval* ttl;          // never null
   Jsonb* settings;        // or null
   obstacle why;
-  queue_entry* entry;     // null: no room in shared memory
+  bool unfinished;        // dropped, and tasks have committed into it
+  queue_entry* entry;     // null: no room in shared memory, or dropped
   float8 average_ms;      // how long its tasks took lately, in this process
 };
 

@@ -121,11 +121,14 @@ TimestampTz run(database_entry* db, queue_list& queues) {
   }
   const TimestampTz now = clock_now();
   for (queue_info& q : queues) {
-    if (q.why == obstacle::dropped && q.entry != nullptr && q.entry->earliest < DT_NOEND) {
+    if (q.why == obstacle::dropped && (q.unfinished || (q.entry != nullptr && q.entry->earliest < DT_NOEND))) {
       const pg::value args[2] = {pg::of(q.id), pg::of(most_at_once)};
       until_less(&end_dropped, args);
-      reset_marks(q.entry);
-      (void)underway::survey(q);
+      q.unfinished = false;
+      if (q.entry != nullptr) {
+        reset_marks(q.entry);
+        (void)underway::survey(q);
+      }
     }
   }
   if (expiry_at <= now || db->next_expiry <= now) {

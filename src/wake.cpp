@@ -38,6 +38,7 @@ struct notes {
   bool queue_changed;
   bool handlers_changed;
   bool roles_changed;
+  bool made;  // queues: their entries are marked
   int databases_count;  // over max_databases: all
   Oid databases[max_databases];
   int settings_count;  // over max_databases: all
@@ -327,7 +328,7 @@ void tell() noexcept {
 
 void forget() noexcept {
   mine.pending_count = 0;
-  mine.too_many = mine.queue_changed = mine.handlers_changed = mine.roles_changed = mine.finished = false;
+  mine.too_many = mine.queue_changed = mine.handlers_changed = mine.roles_changed = mine.made = mine.finished = false;
   mine.databases_count = mine.settings_count = 0;
   mine.expiry = mine.stale = 0;
   mine.finished_count = 0;
@@ -358,13 +359,22 @@ void at_end(XactEvent event, void*) {
   switch (event) {
     case XACT_EVENT_COMMIT:
       lower_all();
+      if (mine.made) {
+        keep_made();
+      }
       committed = true;
       break;
     case XACT_EVENT_ABORT:
       free_locked(InvalidSubTransactionId);
+      if (mine.made) {
+        forget_made(InvalidSubTransactionId);
+      }
       forget();
       break;
     case XACT_EVENT_PREPARE:
+      if (mine.made) {
+        keep_made();
+      }
       if (mine.databases_count > 0 || mine.roles_changed) {
         shared->prepared_changes = true;
       }
@@ -393,6 +403,9 @@ void at_subtransaction_end(SubXactEvent event, SubTransactionId mine_id, SubTran
   }
   if (any) {
     free_locked(mine_id);
+    if (mine.made) {
+      forget_made(mine_id);
+    }
   }
 }
 
@@ -400,8 +413,9 @@ void at_subtransaction_end(SubXactEvent event, SubTransactionId mine_id, SubTran
 
 namespace {
 
-// Null: no room for one more, and all marks will be forgotten.
-pending_note* note_of(int queue_id, int priority, const row_key& key) {
+// Null: no room for one more, and all marks will be forgotten; or no place for the queue, and nobody claims from it then. needs_place:
+// that is an error.
+pending_note* note_of(int queue_id, int priority, const row_key& key, bool needs_place) {
   any = true;
   for (int n = 0; n < mine.pending_count; n++) {
     pending_note& note = mine.pending[n];
@@ -414,6 +428,9 @@ pending_note* note_of(int queue_id, int priority, const row_key& key) {
     }
   }
   queue_entry* entry = find_queue_entry(MyDatabaseId, queue_id, true);
+  if (entry == nullptr && !needs_place) {
+    return nullptr;
+  }
   if (entry == nullptr) {
     ereport(ERROR, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED), errmsg("no room in shared memory for one more queue"),
                     errhint("Raise underway.max_queues (now %d) and restart the server.", shared->queues_size)));
@@ -430,14 +447,14 @@ pending_note* note_of(int queue_id, int priority, const row_key& key) {
 }  // namespace
 
 void note_pending(int queue_id, int priority, const row_key& key, int tasks) {
-  pending_note* note = note_of(queue_id, priority, key);
+  pending_note* note = note_of(queue_id, priority, key, true);
   if (note != nullptr && key.run_at <= clock_now()) {
     note->due += tasks;
   }
 }
 
 void note_locked(int queue_id, int priority, const row_key& key) {
-  pending_note* note = note_of(queue_id, priority, key);
+  pending_note* note = note_of(queue_id, priority, key, false);
   if (note != nullptr) {
     const SubTransactionId now = GetCurrentSubTransactionId();
     note->locked_first = note->locked_first == InvalidSubTransactionId ? now : Min(note->locked_first, now);
@@ -460,10 +477,17 @@ void note_queue_changed(int queue_id) {
   note_place_free(queue_id);
 }
 
+void note_queue_created(int queue_id) {
+  any = mine.queue_changed = true;
+  (void)note_of(queue_id, 0, highest_key, true);
+  mark_made(MyDatabaseId, queue_id);
+  mine.made = true;
+}
+
 void note_queues_loaded() { any = mine.queue_changed = true; }
 
 // A note of a row that is never due: nothing is lowered, and the queue is looked at.
-void note_place_free(int queue_id) { note_pending(queue_id, 0, highest_key, 0); }
+void note_place_free(int queue_id) { (void)note_of(queue_id, 0, highest_key, false); }
 void note_handlers_changed() { any = mine.handlers_changed = true; }
 
 void note_roles_changed() { any = mine.roles_changed = true; }

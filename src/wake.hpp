@@ -18,6 +18,7 @@ void note_locked(int queue_id, int priority, const row_key& key);
 void note_expiry(TimestampTz at);
 void note_stale(TimestampTz at);  // a lease was given that is stale then, unless its holder beats
 void note_queue_changed(int queue_id);
+void note_queue_created(int queue_id);
 void note_queues_loaded();
 void note_place_free(int queue_id);  // a lease has ended
 // A task in progress is to be cancelled: its worker is interrupted at commit.
