@@ -3,10 +3,10 @@
 -- low-water mark cannot pass a row that becomes pending meanwhile.
 
 -- found: how many rows were locked. More than what is returned: a suspect is among them (its crashes are counted), and a suspect is
--- claimed alone, so that the next crash is its own (promise 8). slot null: for an external worker, with a lease.
+-- claimed alone, so that the next crash is its own (promise 8). most_crashes: suspects that had more cannot run now. slot null: for an external worker, with a lease.
 CREATE FUNCTION underway_internal.claim(
         queue_id int, priority int, from_run_at timestamptz, from_id uuid, max_tasks int, ttl interval, max_attempts int,
-        worker text, boot bigint, slot int, generation int)
+        worker text, boot bigint, slot int, generation int, most_crashes int)
     RETURNS TABLE (id uuid, attempt int, input jsonb, headers jsonb, timeout interval, run_at timestamptz, last_attempt bool,
         expired bool, crashes int, lease uuid, found bigint)
     LANGUAGE plpgsql AS $$
@@ -19,7 +19,7 @@ BEGIN
         WITH locked AS MATERIALIZED (
             SELECT t.id, t.run_at, t.crashes FROM underway_internal.task t
             WHERE t.queue_id = claim.queue_id AND t.priority = claim.priority AND t.state = 'pending'
-              AND (t.run_at, t.id) >= (from_run_at, from_id) AND t.run_at <= now
+              AND (t.run_at, t.id) >= (from_run_at, from_id) AND t.run_at <= now AND t.crashes <= most_crashes
             ORDER BY t.run_at, t.id
             LIMIT max_tasks
             FOR UPDATE SKIP LOCKED),

@@ -4,6 +4,7 @@
 #include "pg/identity.hpp"
 #include "pg/statement.hpp"
 #include "pg/transaction.hpp"
+#include "suspects.hpp"
 #include "waitpoint.hpp"
 #include "wake.hpp"
 
@@ -13,8 +14,8 @@ namespace underway {
 
 namespace {
 
-pg::statement claim("SELECT * FROM underway_internal.claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)", INT4OID, INT4OID,
-                    TIMESTAMPTZOID, UUIDOID, INT4OID, INTERVALOID, INT4OID, TEXTOID, INT8OID, INT4OID, INT4OID);
+pg::statement claim("SELECT * FROM underway_internal.claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)", INT4OID, INT4OID,
+                    TIMESTAMPTZOID, UUIDOID, INT4OID, INTERVALOID, INT4OID, TEXTOID, INT8OID, INT4OID, INT4OID, INT4OID);
 pg::statement next_due("SELECT underway_internal.next_due($1, $2, $3)", INT4OID, INT4OID, TIMESTAMPTZOID);
 pg::statement heads("SELECT priority, run_at FROM underway_internal.heads($1)", INT4OID);
 pg::statement expire_claimed("SELECT underway_internal.expire_claimed($1, $2)", UUIDARRAYOID, INTERVALOID);
@@ -63,7 +64,8 @@ claim_result claim_tasks(const claim_source& from, int priority, int max_tasks, 
   const TimestampTz scanned_at = clock_now();
   TimestampTz due = DT_NOEND;
   const bool leased = from.slot < 0;
-  pg::value args[11];
+  const int most_crashes = leased ? INT_MAX : suspects_allowed(from.entry);
+  pg::value args[12];
   pg::call([&] {
     s.expired_ids = static_cast<Datum*>(MemoryContextAlloc(memory, sizeof(Datum) * static_cast<Size>(max_tasks)));
     args[7] = pg::of_text(from.worker);
@@ -75,6 +77,7 @@ claim_result claim_tasks(const claim_source& from, int priority, int max_tasks, 
   args[4] = pg::of(max_tasks);
   args[5] = pg::of(from.ttl);
   args[6] = pg::of(from.max_attempts);
+  args[11] = pg::of(most_crashes);
   if (!leased) {
     args[8] = pg::of(shared->boot);
     args[9] = pg::of(from.slot);
@@ -125,7 +128,7 @@ claim_result dequeue(queue_info* q, int priority, int max_tasks, MemoryContext m
     waitpoint(waitpoint_id::claimed);
     ForceSyncCommit();  // what runs must be known to run, whatever the durability of the work (promise 4)
   });
-  if (!is_current()) {
+  if (!is_current() || (claimed.count > 0 && tasks[0].crashes > 0 && !enter_suspect(tasks[0].crashes))) {
     return {};
   }
   tx.commit();

@@ -97,9 +97,6 @@ class attempt {
       }
       for (int i = 0; i < n; i++) {
         lock_task(tasks[i].id);
-        if (tasks[i].crashes > 0) {
-          lock_suspect(tasks[i].crashes >= settings::max_crashes - 1);
-        }
       }
     });
     for (int i = 0; i < n; i++) {

@@ -26,7 +26,7 @@ void know_nothing(queue_entry* q) noexcept {
     s.low = lowest_key;
   }
   q->earliest = DT_NOBEGIN;
-  q->full = false;
+  q->full = q->passed_over = false;
 }
 
 void find_earliest(queue_entry* q) noexcept {

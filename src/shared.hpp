@@ -55,6 +55,7 @@ struct shared_state {
   std::atomic<bool> prepared_changes;   // some prepared transaction made or dropped an extension, or changed roles
   std::atomic<bool> told_no_slot;       // the log says that background worker slots are too few
   std::atomic<bool> told_no_room;       // the log says that underway.max_workers are too few
+  std::atomic<int> suspects;        // that run now; -1: one, alone
   std::atomic<uint64> waitpoints;       // tests only: which are armed
   int databases_size;
   int slots_size;

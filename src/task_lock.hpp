@@ -10,7 +10,6 @@ namespace underway {
 
 inline constexpr uint16 task_lock_class = 0x5557;
 inline constexpr uint16 places_lock_class = 0x5558;
-inline constexpr uint16 suspect_lock_class = 0x5559;
 
 inline LOCKTAG task_lock_tag(const pg_uuid_t& id) noexcept {
   uint32 parts[2];
@@ -37,14 +36,6 @@ inline void lock_places(int queue_id) {
   LOCKTAG tag;
   SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 1, static_cast<uint32>(queue_id), places_lock_class);
   (void)LockAcquire(&tag, ExclusiveLock, false, false);
-}
-
-// Tasks that were running when the server went down share this lock, in all databases; one that would be given up at its next crash
-// has it alone, so that it cannot be taken for another's.
-inline void lock_suspect(bool alone) {
-  LOCKTAG tag;
-  SET_LOCKTAG_ADVISORY(tag, InvalidOid, 0, 0, suspect_lock_class);
-  (void)LockAcquire(&tag, alone ? ExclusiveLock : ShareLock, false, false);
 }
 
 }  // namespace underway

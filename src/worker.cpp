@@ -7,6 +7,7 @@
 #include "pg/transaction.hpp"
 #include "process.hpp"
 #include "settings.hpp"
+#include "suspects.hpp"
 
 #include <algorithm>
 
@@ -38,6 +39,7 @@ void leave_slot(int, Datum) {
     my_slot->failed = my_slot->generation.load();
     my_slot->connecting = false;
   }
+  leave_suspect();
   my_slot->pid = 0;
   // From here on it may be another worker's.
   my_slot->state = my_slot->tasks > 0 || my_slot->revoked > 0 ? slot_state::dead : slot_state::free;
@@ -213,6 +215,7 @@ bool work(MemoryContext memory, claimed_task* tasks) {
     instr_time spent;
     INSTR_TIME_SET_CURRENT(start);
     execute(q, tasks, claimed.count, memory, begin);
+    leave_suspect();
     INSTR_TIME_SET_CURRENT(spent);
     INSTR_TIME_SUBTRACT(spent, start);
     const float8 each = INSTR_TIME_GET_MILLISEC(spent) / std::max(my_slot->begun, 1);
