@@ -1,24 +1,11 @@
 # One psql that stays: statements one after the other over one connection, and what became of each.
-# A connection that is lost is no error here: tests kill servers and clients. And a server for such tests.
+# A connection that is lost is no error here: tests kill servers and clients.
 package Session;
 
 use strict;
 use warnings;
 
 use IPC::Open2;
-
-# A server with the extension in its database postgres, that starts anew after a crash of one of its processes.
-sub server
-{
-    my ($name, %options) = @_;
-    require PostgreSQL::Test::Cluster;
-    my $node = PostgreSQL::Test::Cluster->new($name);
-    $node->init(%{ $options{init} // {} });
-    $node->append_conf('postgresql.conf', "restart_after_crash = on\nlog_statement = none\n" . ($options{conf} // ''));
-    $node->start;
-    $node->safe_psql('postgres', 'CREATE EXTENSION underway');
-    return $node;
-}
 
 # Writing to a psql that is gone is an error to be looked at, not the end of the test.
 $SIG{PIPE} = 'IGNORE';

@@ -48,7 +48,7 @@ BEGIN
 END $$;
 SQL
 
-# A running server with the settings of test/conf and those given.
+# A running server with the settings of test/conf and those given; extension => 1: with the extension in its database postgres.
 sub start_server
 {
 	my ($name, %options) = @_;
@@ -57,6 +57,7 @@ sub start_server
 	# As a client that cannot start psql's own settings; the log without every statement of the waits below.
 	$node->append_conf('postgresql.conf', "restart_after_crash = on\nlog_statement = none\n" . ($options{conf} // ''));
 	$node->start unless $options{stopped};
+	sql($node, 'postgres', 'CREATE EXTENSION underway') if $options{extension};
 	return $node;
 }
 

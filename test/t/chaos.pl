@@ -11,6 +11,7 @@ use List::Util qw(sum);
 use POSIX ();
 use Session;
 use Test::More;
+use Underway;
 
 my $seed = $ENV{UNDERWAY_CHAOS_SEED} // int(rand 1_000_000);
 my $rounds = $ENV{UNDERWAY_CHAOS_ROUNDS} // 1;
@@ -35,7 +36,7 @@ my @kills = map {
 } sort keys %kills;
 @kills = sort { $a->{at} <=> $b->{at} } @kills;
 
-my $node = Session::server('chaos', conf => <<'END');
+my $node = start_server('chaos', extension => 1, conf => <<'END');
 max_connections = 30
 underway.max_workers = 4
 underway.max_crashes = 1000000

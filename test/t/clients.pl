@@ -9,9 +9,10 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Session;
 use Test::More;
+use Underway;
 
 my $folder = "$FindBin::RealBin/../clients";
-my $node = Session::server('clients', conf => "listen_addresses = '127.0.0.1'\n");
+my $node = start_server('clients', extension => 1, conf => "listen_addresses = '127.0.0.1'\n");
 my $session = Session->new($node);
 $session->value(<<'END');
 CREATE TABLE sent (task uuid, recipient text, by text);

@@ -9,13 +9,14 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Session;
 use Test::More;
+use Underway;
 
 my $folder = PostgreSQL::Test::Utils::tempdir();
 my ($include) = run_command([ 'pg_config', '--includedir-server' ]);
 command_ok([ $ENV{CC} // 'cc', '-shared', '-fPIC', '-O0', '-w', "-I$include", '-o', "$folder/crash.so", "$FindBin::RealBin/crash.c" ],
     'the handlers in C are built');
 
-my $node = Session::server('crashes', conf => <<'END');
+my $node = start_server('crashes', extension => 1, conf => <<'END');
 underway.max_workers = 4
 underway.cancel_grace = '100 ms'
 END
@@ -68,7 +69,7 @@ my $leaving = $session->value("SELECT underway.enqueue('leave')");
 ok $session->until("(SELECT state = 'failed' FROM underway.status('$leaving'))"), 'one that ends its own worker ends';
 is $session->value("SELECT reason, crashes, losses, failures, attempt FROM underway.tasks WHERE id = '$leaving'"), 'crashes|3|0|0|3',
   'after three crashes of its worker';
-is $session->value("SELECT string_agg(outcome, ' ' ORDER BY attempt), bool_and(message ~ 'ended while the handler ran') FROM underway.attempts WHERE task_id = '$leaving'"),
+is $session->value("SELECT string_agg(outcome, ' ' ORDER BY attempt), bool_and(error ~ 'ended while the handler ran') FROM underway.attempts WHERE task_id = '$leaving'"),
   'lost lost failed|t', 'each is recorded';
 is $session->value("SELECT min(next - started_at) >= '1 s' FROM (SELECT started_at, lead(started_at) OVER (ORDER BY attempt) AS next FROM underway.attempts WHERE task_id = '$leaving') x"),
   't', 'with a pause in between';

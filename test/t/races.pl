@@ -20,12 +20,11 @@ my $clients = 4;
 diag "seed $seed, $rounds rounds";
 srand $seed;
 
-my $node = start_server('races', conf => <<'END');
+my $node = start_server('races', extension => 1, conf => <<'END');
 max_connections = 30
 max_prepared_transactions = 20
 underway.max_workers = 4
 END
-sql($node, 'postgres', 'CREATE EXTENSION underway');
 my $session = Session->new($node);
 is($session->value('SHOW underway.safety_check_interval'), '1h', 'no safety check heals what is missed');
 $session->value(<<'END');
