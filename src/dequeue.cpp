@@ -146,6 +146,7 @@ bool survey(const queue_info& q) {
       }
     });
   }
+  pg::call([] { waitpoint(waitpoint_id::surveyed); });
   tx.commit();
   return end_survey(q.entry, begun, found);
 }
@@ -155,6 +156,7 @@ void give_back(const claimed_task* tasks, int n) {
     return;
   }
   pg::transaction tx(pg::transaction::kind::ours);
+  pg::call([] { waitpoint(waitpoint_id::give_back); });
   {
     pg::as_owner owner(true);
     pg::value args[2];
