@@ -149,6 +149,7 @@ bool survey(const queue_info& q) {
       }
     });
   }
+  pg::call([] { waitpoint(waitpoint_id::surveyed); });
   tx.commit();
   return end_survey(q.entry, begun, found);
 }
@@ -158,6 +159,7 @@ void give_back(const claimed_task* tasks, int n) {
     return;
   }
   pg::transaction tx(pg::transaction::kind::ours);
+  pg::call([] { waitpoint(waitpoint_id::give_back); });
   {
     pg::as_owner owner(true);
     pg::value args[2];

@@ -7,7 +7,7 @@
 namespace underway {
 
 // The second key of pg_advisory_lock(7867, n); also the bit of underway_internal.arm_waitpoints().
-enum class waitpoint_id : int { scan_registered = 1, claimed = 2, handler_done = 3, stale_leases = 4 };
+enum class waitpoint_id : int { scan_registered = 1, claimed = 2, handler_done = 3, stale_leases = 4, surveyed = 5, give_back = 6 };
 
 void reach_waitpoint(waitpoint_id id);
 

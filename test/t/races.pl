@@ -10,9 +10,9 @@ use warnings;
 use FindBin;
 use lib $FindBin::RealBin;
 use POSIX ();
+use PostgreSQL::Test::Cluster;
 use Session;
 use Test::More;
-use Underway;
 
 my $seed = $ENV{UNDERWAY_RACES_SEED} // int(rand 1_000_000);
 my $rounds = $ENV{UNDERWAY_RACES_ROUNDS} // 24;
@@ -20,7 +20,7 @@ my $clients = 4;
 diag "seed $seed, $rounds rounds";
 srand $seed;
 
-my $node = start_server('races', extension => 1, conf => <<'END');
+my $node = Session::server('races', conf => <<'END');
 max_connections = 30
 max_prepared_transactions = 20
 underway.max_workers = 4

@@ -1,0 +1,172 @@
+# Claims and what surrounds them, one by one: flushed before the work begins, however lazily work commits; surveys, tasks that are
+# taken back from a slow worker, more claims at once than there is room for, several who wait for one task.
+use strict;
+use warnings;
+
+use FindBin;
+use lib $FindBin::RealBin;
+use PostgreSQL::Test::Cluster;
+use Session;
+use Test::More;
+
+my $node = Session::server('claims', conf => <<'END');
+max_connections = 50
+max_prepared_transactions = 2
+underway.max_workers = 2
+# What is flushed was flushed for a reason.
+synchronous_commit = off
+wal_writer_delay = 10s
+END
+my $session = Session->new($node);
+my $other = Session->new($node);
+$session->value(<<'END');
+CREATE EXTENSION pg_walinspect;
+CREATE TABLE ran (name text, pid int DEFAULT pg_backend_pid());
+CREATE FUNCTION act(input jsonb) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF input ->> 'name' = 'gate' THEN
+        PERFORM pg_advisory_xact_lock_shared(1, 1);
+    END IF;
+    INSERT INTO public.ran VALUES (input ->> 'name');
+END $$;
+END
+
+# Another session waits at the waitpoint, or for a lock of class 1.
+sub stands
+{
+    my ($class, $point) = @_;
+    return "EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.classid = $class AND l.objid = $point AND NOT l.granted)";
+}
+
+sub arm
+{
+    my $point = shift;
+    return $other->value("SELECT pg_advisory_lock(7867, $point), underway_internal.arm_waitpoints(1 << $point)");
+}
+
+sub go { return $other->value('SELECT underway_internal.arm_waitpoints(0), pg_advisory_unlock_all()') }
+
+sub idle { return "NOT EXISTS (SELECT FROM underway_internal.workers() w WHERE w.state <> 'idle')" }
+
+# A survey that has looked already, and a task that commits before it says what it saw. The queue is paused: no worker looks.
+$session->value("SELECT underway.create_queue('surveyed', 'act'), underway.pause_queue('surveyed')");
+ok($session->until(idle()), 'everybody sleeps');
+arm(5);
+$session->value('SELECT underway.set_clock(NULL)');
+ok($session->until(stands(7867, 5)), 'the coordinator has looked');
+$session->value(q[SELECT underway.enqueue('surveyed', '{"name": "late"}')]);
+go();
+$session->value("SELECT underway.resume_queue('surveyed')");
+ok($session->until(q[EXISTS (SELECT FROM ran WHERE name = 'late')], 30), 'a task that a survey could not see runs');
+
+# Flushed.
+$session->value(<<'END');
+CREATE TABLE seen (claim xid, flushed pg_lsn);
+CREATE FUNCTION look() RETURNS void LANGUAGE sql AS $$
+    INSERT INTO public.seen SELECT t.xmin, pg_current_wal_flush_lsn() FROM underway_internal.task t WHERE t.id = underway.task_id()
+$$;
+SELECT underway.create_queue('lazy', 'look', durability => 'async');
+SELECT underway.create_queue('lazy by role', 'look', settings => '{"synchronous_commit": "off"}');
+END
+my $start = $session->value('SELECT pg_current_wal_insert_lsn()');
+for my $queue ('lazy', 'lazy by role')
+{
+    $session->value("SELECT underway.enqueue('$queue') FROM generate_series(1, 5)");
+}
+ok($session->until('10 = (SELECT count(*) FROM seen)', 30), 'tasks of lazy queues run');
+# Everything up to here, so that it can be read.
+$session->value('SET synchronous_commit = on; SELECT pg_logical_emit_message(true, $$$$, $$$$)');
+is( $session->value("SELECT count(*) FROM seen s JOIN pg_get_wal_records_info('$start', pg_current_wal_flush_lsn()) w"
+          . " ON w.xid = s.claim AND w.resource_manager = 'Transaction' AND w.record_type ~ '^COMMIT' AND w.end_lsn <= s.flushed"),
+    10, 'each claim stood in the flushed WAL when its handler began');
+
+# A worker that is slow with one task gives those up that it holds behind it. So that there is one that knows how quick these tasks
+# are, and takes several, it is alone at first; the gate of the first task is closed.
+$session->value("SELECT underway.create_queue('many', 'act')");
+
+sub workers
+{
+    my $n = shift;
+    $session->value("ALTER SYSTEM SET underway.max_workers = $n");
+    $session->value('SELECT pg_reload_conf()');
+    return;
+}
+
+# Until a worker has claimed several; it may have been slow itself, on a busy machine.
+sub close_gate
+{
+    my $point = shift;
+    for my $try (1 .. 20)
+    {
+        workers(1);
+        my ($one, @others) = $session->pids('worker');
+        $session->value("SELECT pg_terminate_backend($_)") for @others;
+        $session->value(q[SELECT underway.enqueue_many('many', array_fill('{"name": "quick"}'::jsonb, ARRAY[200]))]);
+        $session->until("NOT EXISTS (SELECT FROM underway_internal.task) AND " . idle(), 30) or return 0;
+        $session->value('TRUNCATE ran');
+        arm($point);
+        $other->value('SELECT pg_advisory_lock(1, 1)');
+        $session->value(q[SELECT underway.enqueue_many('many', array_prepend('{"name": "gate"}'::jsonb,
+            array_fill('{"name": "behind"}'::jsonb, ARRAY[40])))]);
+        $session->until(stands(1, 1), 30) or return 0;
+        return 1 if $session->value("SELECT count(*) > 1 FROM underway_internal.task WHERE state = 'in_progress'") eq 't';
+        go();
+    }
+    return 0;
+}
+
+sub behind { return q[(40 = (SELECT count(*) FROM ran WHERE name = 'behind'))] }
+
+ok(close_gate(6), 'a worker is slow, and holds others');
+ok($session->until(stands(7867, 6), 30), 'the coordinator takes them');
+workers(2);
+$other->value('SELECT underway_internal.arm_waitpoints(0), pg_advisory_unlock(7867, 6)');
+ok($session->until(behind(), 30), 'they run elsewhere');
+is($session->value("SELECT state FROM underway.tasks WHERE queue = 'many' AND input ->> 'name' = 'gate'"), 'in_progress', 'while it is slow');
+go();
+ok($session->until("NOT EXISTS (SELECT FROM underway_internal.task)", 30), 'the slow one ends');
+is($session->value("SELECT DISTINCT state || ' ' || attempt FROM underway.tasks WHERE queue = 'many'"), 'succeeded 1', 'nothing used an attempt for that');
+
+# The coordinator does not live to give them back: they go on when the worker is gone.
+ok(close_gate(6), 'once more');
+ok($session->until(stands(7867, 6), 30), 'the coordinator takes them');
+my ($coordinator) = $session->pids('coordinator');
+$session->value("SELECT underway_internal.arm_waitpoints(0), pg_terminate_backend($coordinator)");
+ok($session->until("NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $coordinator)"), 'the coordinator is gone');
+go();
+ok($session->until(behind(), 30), 'what it took runs nevertheless');
+ok($session->until("NOT EXISTS (SELECT FROM underway_internal.task)", 30), 'nothing is left');
+
+# More claims at once than a queue has room to watch (16), some of which are rolled back.
+$session->value("SELECT underway.create_queue('outside'), underway.enqueue_many('outside', array_fill('1'::jsonb, ARRAY[30]))");
+my @clients = map { Session->new($node) } 1 .. 20;
+my %task;
+for my $client (@clients)
+{
+    $client->value('BEGIN');
+    $task{ $client->value("SELECT id FROM underway.dequeue('outside')") } = $client;
+}
+is(scalar keys %task, 20, '20 claims at once, each of a task of its own');
+$clients[$_]->value($_ % 3 ? 'COMMIT' : 'ROLLBACK') for 0 .. 19;
+$_->close for @clients;
+$session->value("SELECT underway.enqueue('outside', '2')");
+# 13 have been taken for good.
+is($session->value("SELECT count(*) FROM underway.dequeue('outside', 100)"), 18, 'what was rolled back, was left, or is new can be claimed');
+is($session->value("SELECT count(*) FROM underway.dequeue('outside', 100)"), 0, 'and once only');
+
+# Several wait for one task.
+$session->value("SELECT underway.create_queue('awaited', 'act'), underway.pause_queue('awaited')");
+my $id = $session->value("SELECT underway.enqueue('awaited')");
+my @waiting = map { Session->new($node) } 1 .. 4;
+my @pids = map { $_->value('SELECT pg_backend_pid()') } @waiting;
+$_->send("CALL underway.wait_for('$id', '30 s')") for @waiting[ 0, 1 ];
+$_->send("SELECT state FROM underway.await('$id', '30 s')") for @waiting[ 2, 3 ];
+ok($session->until('4 = (SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = $$Extension$$ AND pid IN (' . join(',', @pids) . '))'), 'four wait');
+is($session->value("SELECT count(*) FROM pg_stat_activity WHERE backend_xid IS NULL AND backend_xmin IS NULL AND pid IN ($pids[0], $pids[1])"),
+    2, 'wait_for without xid and xmin');
+$session->value("SELECT underway.resume_queue('awaited')");
+is(join(' ', map { $_->receive } @waiting), 'succeeded succeeded succeeded succeeded', 'all are woken');
+
+$_->close for @waiting, $other, $session;
+$node->stop;
+done_testing;
