@@ -130,6 +130,6 @@ sub forget
     delete @{$self}{qw(pid in out)};
 }
 
-sub DESTROY { local $@; eval { $_[0]->close } }
+sub DESTROY { $_[0]->close }
 
 1;

@@ -25,6 +25,7 @@ $session->value(<<"END");
 CREATE FUNCTION crash(jsonb) RETURNS void LANGUAGE c AS '$folder/crash';
 CREATE FUNCTION deaf(jsonb) RETURNS void LANGUAGE c AS '$folder/crash';
 CREATE FUNCTION quick(jsonb) RETURNS void LANGUAGE sql AS 'SELECT';
+CREATE FUNCTION brief(jsonb) RETURNS void LANGUAGE sql AS 'SELECT pg_sleep(random() * 0.004)';
 CREATE FUNCTION slow(jsonb) RETURNS void LANGUAGE sql AS 'SELECT pg_sleep(1.5)';
 CREATE FUNCTION leave(jsonb) RETURNS bool LANGUAGE sql AS 'SELECT pg_terminate_backend(pg_backend_pid())';
 -- Waits for an advisory lock that the test holds.
@@ -40,7 +41,7 @@ BEGIN
     END LOOP;
 END \$\$;
 SELECT underway.create_queue('letters');
-SELECT underway.create_queue(name, name, dead_letter => 'letters') FROM unnest('{crash,quick,slow,leave,held,deaf,stubborn}'::text[]) name;
+SELECT underway.create_queue(name, name, dead_letter => 'letters') FROM unnest('{crash,quick,brief,slow,leave,held,deaf,stubborn}'::text[]) name;
 END
 
 # At the same time: one that crashes, long ones that always meet its crashes, and short ones in two transactions.
@@ -102,18 +103,18 @@ for my $name (qw(stubborn deaf))
 }
 
 # Cancels that come late hit neither our own statements nor the next task.
-$session->value("SELECT count(underway.enqueue_many('quick', array_fill('{}'::jsonb, ARRAY[3000])))");
+$session->value("SELECT count(underway.enqueue_many('brief', array_fill('{}'::jsonb, ARRAY[1000])))");
 my $cancelled = 0;
-for (1 .. 1000)
+for (1 .. 100000)
 {
-    last unless $session->value("SELECT count(*) FROM underway_internal.task t JOIN underway_internal.queue q ON q.id = t.queue_id AND q.name = 'quick'");
+    last unless $session->value("SELECT count(*) FROM underway_internal.task t JOIN underway_internal.queue q ON q.id = t.queue_id AND q.name = 'brief'");
     $session->query('SELECT underway.cancel(task_id) FROM underway_internal.workers() WHERE task_id IS NOT NULL');
     $cancelled++ if $session->state eq '00000' and $session->answer ne '';
 }
 note "$cancelled rounds of cancels";
-ok $session->until("NOT EXISTS (SELECT FROM underway.tasks WHERE queue = 'quick' AND state NOT IN ('succeeded', 'cancelled'))"),
+ok $session->until("NOT EXISTS (SELECT FROM underway.tasks WHERE queue = 'brief' AND state NOT IN ('succeeded', 'cancelled'))"),
   'tasks that are cancelled as they end succeed or are cancelled, and nothing else fails'
-  or diag $session->query("SELECT id, state, error, underway.why(id) FROM underway.tasks WHERE queue = 'quick' AND state NOT IN ('succeeded', 'cancelled') LIMIT 5");
+  or diag $session->query("SELECT id, state, error, underway.why(id) FROM underway.tasks WHERE queue = 'brief' AND state NOT IN ('succeeded', 'cancelled') LIMIT 5");
 is $session->value('SELECT count(*) FROM underway_internal.cancel_request'), 0, 'no request is left'
   if $session->until('NOT EXISTS (SELECT FROM underway_internal.cancel_request)');
 unlike slurp_file($node->logfile), qr/underway (worker|coordinator) ERROR/, 'none of our processes failed';
