@@ -33,10 +33,10 @@ is(sql($standby, 'second', "SELECT state FROM underway.status('$later')"), 'in_p
 is(our_processes($standby), '', 'no process of ours runs on it');
 for my $call ("enqueue('note')", "enqueue_many('note', '{1,2}')", "create_queue('new')", "pause_queue('note')", "cancel('$later')", "purge_queue('note')")
 {
-	sql_fails($standby, 'second', "SELECT underway.$call", qr/ERROR:  25006: /, "$call on a standby");
+    sql_fails($standby, 'second', "SELECT underway.$call", qr/ERROR:  25006: /, "$call on a standby");
 }
 like(sql($standby, 'second', 'SELECT severity, problem FROM underway.check_health()'), qr/^notice\|this server is a standby: nothing runs here$/m,
-	'check_health() says what it is');
+    'check_health() says what it is');
 is(our_processes($standby), '', 'none was started by that');
 is(sql($standby, 'second', 'SELECT count(*) FROM underway_internal.databases() WHERE coordinator IS NOT NULL'), '0', 'nor by calls on it');
 
