@@ -1,5 +1,6 @@
 #include "hooks.hpp"
 
+#include "changes.hpp"
 #include "pg/compat.hpp"
 #include "pg/error.hpp"
 #include "pg/identity.hpp"

@@ -1,6 +1,7 @@
 // The library's entry: the magic block, and what is installed when the server starts.
 // Runs in: the postmaster; without shared_preload_libraries any backend, where nothing is installed and every call raises.
 // Error discipline: _PG_init never raises, since pg_upgrade loads the library.
+#include "changes.hpp"
 #include "entry.hpp"
 #include "hooks.hpp"
 #include "launcher.hpp"
@@ -22,6 +23,7 @@ void _PG_init(void) {
   }
   underway::install_shared_memory_hooks();
   underway::install_transaction_callbacks();
+  underway::install_change_callbacks();
   underway::install_hooks();
   underway::register_launcher();
 }

@@ -1,6 +1,7 @@
 #include "wake.hpp"
 
 #include "await.hpp"
+#include "changes.hpp"
 #include "clock.hpp"
 #include "external.hpp"
 #include "slots.hpp"
@@ -24,25 +25,13 @@ struct pending_note {
 constexpr int max_notes = 64;
 constexpr int max_finished = 16;
 constexpr int max_cancelled = 16;
-constexpr int max_databases = 8;
-
-struct settings_note {
-  Oid database;  // InvalidOid: all
-  Oid role;      // InvalidOid: all
-};
 
 struct notes {
   int pending_count;
   pending_note pending[max_notes];
   bool too_many;          // more queues than there is room for: forget all marks of the database
   bool queue_changed;
-  bool handlers_changed;
-  bool roles_changed;
   bool made;  // queues: their entries are marked
-  int databases_count;  // over max_databases: all
-  Oid databases[max_databases];
-  int settings_count;  // over max_databases: all
-  settings_note settings[max_databases];
   TimestampTz expiry;
   TimestampTz stale;
   bool finished;
@@ -220,8 +209,7 @@ void set_earlier(std::atomic<TimestampTz>* to, TimestampTz at) noexcept {
   }
 }
 
-// Of what happened in this database.
-void tell_here() noexcept {
+void tell() noexcept {
   // Made here for a copy of another database, which the launcher has not heard of: no extension was created in it.
   database_entry* db = find_database(MyDatabaseId, mine.pending_count > 0 || mine.queue_changed);
   if (db == nullptr) {
@@ -234,10 +222,6 @@ void tell_here() noexcept {
   if (mine.queue_changed) {
     db->generation++;
     wake_idle(MyDatabaseId, InvalidOid, shared->slots_size);
-  }
-  if (mine.handlers_changed && db->blocked) {
-    db->generation++;
-    n = need::yes;
   }
   if (mine.expiry != 0 && mine.expiry < db->next_expiry) {
     set_earlier(&db->next_expiry, mine.expiry);
@@ -265,71 +249,9 @@ void tell_here() noexcept {
   }
 }
 
-void tell_of_roles() noexcept {
-  for (int n = 0; n < shared->databases_size; n++) {
-    database_entry* db = shared->databases() + n;
-    const Oid oid = db->oid;
-    if (OidIsValid(oid)) {
-      db->generation++;
-      (void)wake_idle(oid, InvalidOid, shared->slots_size);  // workers of a role that is gone leave
-      if (db->coordinator_pid != 0 || db->blocked) {
-        poke_coordinator(db);
-      }
-    }
-  }
-}
-
-void tell_of_databases() noexcept {
-  for (int n = 0; n < Min(mine.databases_count, max_databases); n++) {
-    ask_to_recheck(mine.databases[n]);
-  }
-  for (int n = 0; n < shared->databases_size && mine.databases_count > max_databases; n++) {
-    const Oid oid = shared->databases()[n].oid;
-    if (OidIsValid(oid)) {
-      ask_to_recheck(oid);
-    }
-  }
-}
-
-void tell_of_settings(const settings_note& note) noexcept {
-  for (int n = 0; n < shared->databases_size && !OidIsValid(note.role); n++) {
-    database_entry* db = shared->databases() + n;
-    if (OidIsValid(db->oid) && (!OidIsValid(note.database) || db->oid == note.database)) {
-      db->restart = true;
-      poke_coordinator(db);
-    }
-  }
-  for (int n = 0; n < shared->slots_size && OidIsValid(note.role); n++) {
-    worker_slot* slot = slot_at(n);
-    const Oid database = slot->database;
-    if (slot->role == note.role && (!OidIsValid(note.database) || database == note.database)) {
-      slot->retire = true;
-      (void)wake_idle(database, note.role, shared->slots_size);
-    }
-  }
-}
-
-void tell() noexcept {
-  if (mine.too_many || mine.queue_changed || mine.handlers_changed || mine.expiry != 0 || mine.stale != 0 ||
-      mine.pending_count > 0 || mine.finished || mine.cancelled_count > 0) {
-    tell_here();
-  }
-  if (mine.roles_changed) {
-    tell_of_roles();
-  }
-  tell_of_databases();
-  for (int n = 0; n < Min(mine.settings_count, max_databases); n++) {
-    tell_of_settings(mine.settings[n]);
-  }
-  if (mine.settings_count > max_databases) {
-    tell_of_settings({InvalidOid, InvalidOid});
-  }
-}
-
 void forget() noexcept {
   mine.pending_count = 0;
-  mine.too_many = mine.queue_changed = mine.handlers_changed = mine.roles_changed = mine.made = mine.finished = false;
-  mine.databases_count = mine.settings_count = 0;
+  mine.too_many = mine.queue_changed = mine.made = mine.finished = false;
   mine.expiry = mine.stale = 0;
   mine.finished_count = 0;
   mine.cancelled_count = 0;
@@ -374,9 +296,6 @@ void at_end(XactEvent event, void*) {
     case XACT_EVENT_PREPARE:
       if (mine.made) {
         keep_made();
-      }
-      if (mine.databases_count > 0 || mine.roles_changed) {
-        shared->prepared_changes = true;
       }
       forget();
       break;
@@ -488,34 +407,6 @@ void note_queues_loaded() { any = mine.queue_changed = true; }
 
 // A note of a row that is never due: nothing is lowered, and the queue is looked at.
 void note_place_free(int queue_id) { (void)note_of(queue_id, 0, highest_key, false); }
-void note_handlers_changed() { any = mine.handlers_changed = true; }
-
-void note_roles_changed() { any = mine.roles_changed = true; }
-
-void note_database_changed(Oid database) {
-  if (!OidIsValid(database)) {
-    return;
-  }
-  any = true;
-  for (int n = 0; n < Min(mine.databases_count, max_databases); n++) {
-    if (mine.databases[n] == database) {
-      return;
-    }
-  }
-  if (mine.databases_count < max_databases) {
-    mine.databases[mine.databases_count] = database;
-  }
-  mine.databases_count++;
-}
-
-void note_settings_changed(Oid database, Oid role) {
-  any = true;
-  if (mine.settings_count < max_databases) {
-    mine.settings[mine.settings_count] = {database, role};
-  }
-  mine.settings_count++;
-}
-
 void note_cancelled(const pg_uuid_t& id) {
   any = true;
   if (mine.cancelled_count < max_cancelled) {
@@ -551,10 +442,7 @@ watched_claim* begin_claim(queue_entry* q, int queue_id, int priority) {
 
 void everything_may_have_changed(Oid database) noexcept {
   reset_all_marks(database);
-  if (shared->prepared_changes) {
-    ask_to_recheck(database);
-    tell_of_roles();
-  }
+  tell_of_prepared_changes(database);
   database_entry* db = find_database(database, false);
   if (db != nullptr) {
     set_earlier(&db->next_expiry, clock_now());

@@ -24,16 +24,6 @@ void note_place_free(int queue_id);  // a lease has ended
 // A task in progress is to be cancelled: its worker is interrupted at commit.
 void note_cancelled(const pg_uuid_t& id);
 void note_finished(const pg_uuid_t* ids, int n);
-// Functions or rights that queues of this database depend on were created, altered or dropped.
-void note_handlers_changed();
-// Roles, or rights that they have in a database: they are common to all databases.
-void note_roles_changed();
-// The database was created, or what it has of the extension was changed, or whether it is to be
-// served.
-void note_database_changed(Oid database);
-// ALTER DATABASE or ROLE ... SET (InvalidOid: of all): only new processes have it.
-void note_settings_changed(Oid database, Oid role);
-
 // A claim that this transaction makes. At its commit the scan ends and may raise the mark; at its abort, or that of the
 // subtransaction that it was made in, the mark drops to where it started.
 struct watched_claim {

@@ -62,7 +62,6 @@ as_owner::as_owner(bool quiet) : outer_(innermost) {
   bitmapscan_ = enable_bitmapscan;
   hashjoin_ = enable_hashjoin;
   mergejoin_ = enable_mergejoin;
-  jit_ = jit_enabled;
   plan_cache_mode_ = plan_cache_mode;
   jit_ = jit_enabled;
   lock_timeout_ = LockTimeout;
@@ -81,8 +80,6 @@ as_owner::as_owner(bool quiet) : outer_(innermost) {
   }
   // Our statements are always nested loops over indexes: a plan made while a table is small must not turn into scans of it.
   enable_seqscan = enable_bitmapscan = enable_hashjoin = enable_mergejoin = false;
-  // What cannot avoid one of these is priced so high that it would be compiled first, for a second.
-  jit_enabled = false;
   plan_cache_mode = PLAN_CACHE_MODE_FORCE_GENERIC_PLAN;
   // Where a scan cannot be helped, its cost is now such that the plan would be compiled, for hundreds of milliseconds.
   jit_enabled = false;
@@ -96,7 +93,6 @@ as_owner::~as_owner() {
   enable_bitmapscan = bitmapscan_;
   enable_hashjoin = hashjoin_;
   enable_mergejoin = mergejoin_;
-  jit_enabled = jit_;
   plan_cache_mode = plan_cache_mode_;
   jit_enabled = jit_;
   LockTimeout = lock_timeout_;

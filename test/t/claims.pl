@@ -8,8 +8,9 @@ use lib $FindBin::RealBin;
 use PostgreSQL::Test::Cluster;
 use Session;
 use Test::More;
+use Underway;
 
-my $node = Session::server('claims', conf => <<'END');
+my $node = start_server('claims', extension => 1, conf => <<'END');
 max_connections = 50
 max_prepared_transactions = 2
 underway.max_workers = 2

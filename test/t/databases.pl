@@ -26,40 +26,40 @@ sql($node, 'postgres', 'CREATE EXTENSION underway');    # to look from
 # Two sleepers in app, whose first attempt nobody ends but a statement that needs the database.
 sub make_busy
 {
-	my ($database) = @_;
-	sql($node, $database, "TRUNCATE effect; SELECT underway.enqueue('sleeper') FROM generate_series(1, 2)");
-	return workers_busy($node, $database, 2);
+    my ($database) = @_;
+    sql($node, $database, "TRUNCATE effect; SELECT underway.enqueue('sleeper') FROM generate_series(1, 2)");
+    return workers_busy($node, $database, 2);
 }
 
 my $who = "SELECT string_agg(pid::text, ',' ORDER BY pid) FROM pg_stat_activity WHERE datname = '%s' AND backend_type LIKE 'underway%%'";
 
 sub processes_of
 {
-	my ($database) = @_;
-	return sql($node, 'postgres', sprintf($who, $database));
+    my ($database) = @_;
+    return sql($node, 'postgres', sprintf($who, $database));
 }
 
 # Nothing was ended: the very same processes are there, at the same attempt.
 sub refused
 {
-	my ($role, $statement, $expected) = @_;
-	my $before = processes_of('app');
-	within(4, "$statement by $role", sub { sql_fails($node, 'postgres', "SET ROLE $role;\n$statement", $expected, "$statement by $role") });
-	is(processes_of('app'), $before, "$statement by $role: nothing is stopped");
-	return;
+    my ($role, $statement, $expected) = @_;
+    my $before = processes_of('app');
+    within(4, "$statement by $role", sub { sql_fails($node, 'postgres', "SET ROLE $role;\n$statement", $expected, "$statement by $role") });
+    is(processes_of('app'), $before, "$statement by $role: nothing is stopped");
+    return;
 }
 
 # The tasks go on at their second attempt, none has used a failure, each has its effect once.
 sub goes_on
 {
-	my ($database, $name) = @_;
-	wait_for($node, $database, "SELECT count(*) = 2 FROM effect WHERE attempt = 2", "$name: tasks in progress go on in $database");
-	is(sql($node, $database, "SELECT count(*), sum(failures) FROM underway.tasks WHERE queue = 'sleeper' AND attempt = 2
-		AND enqueued_at >= (SELECT min(at) - interval '1 h' FROM effect)"), sql($node, $database, "SELECT count(*), 0 FROM underway.tasks
-		WHERE queue = 'sleeper'"), "$name: with no failure used");
-	is(count_effects($node, $database), '2', "$name: each with its effect once");
-	is_lively($node, $database, "$name: new ones run");
-	return;
+    my ($database, $name) = @_;
+    wait_for($node, $database, "SELECT count(*) = 2 FROM effect WHERE attempt = 2", "$name: tasks in progress go on in $database");
+    is(sql($node, $database, "SELECT count(*), sum(failures) FROM underway.tasks WHERE queue = 'sleeper' AND attempt = 2
+        AND enqueued_at >= (SELECT min(at) - interval '1 h' FROM effect)"), sql($node, $database, "SELECT count(*), 0 FROM underway.tasks
+        WHERE queue = 'sleeper'"), "$name: with no failure used");
+    is(count_effects($node, $database), '2', "$name: each with its effect once");
+    is_lively($node, $database, "$name: new ones run");
+    return;
 }
 
 make_busy('app');
@@ -77,10 +77,10 @@ sql($node, 'postgres', 'ALTER ROLE owner CREATEDB');
 
 # Statements that fail after our processes had to leave: all goes on.
 for my $case ([ 'ALTER DATABASE app RENAME TO side', qr/42P04/ ], [ 'CREATE DATABASE side TEMPLATE app', qr/42P04/ ],
-	[ 'ALTER DATABASE app SET TABLESPACE nowhere', qr/42704/ ])
+    [ 'ALTER DATABASE app SET TABLESPACE nowhere', qr/42704/ ])
 {
-	my ($statement, $expected) = @$case;
-	sql_fails($node, 'postgres', "SET ROLE owner;\n$statement", $expected, $statement);
+    my ($statement, $expected) = @$case;
+    sql_fails($node, 'postgres', "SET ROLE owner;\n$statement", $expected, $statement);
 }
 goes_on('app', 'after statements that failed');
 make_busy('app');
@@ -129,7 +129,7 @@ wait_for($node, 'copy', "SELECT count(*) = 2 FROM effect WHERE queue = 'sleeper'
 wait_for($node, 'copy', "SELECT state = 'succeeded' FROM underway.status('$new')", 'and what was enqueued');
 sql($node, 'postgres', "SELECT underway.set_clock(now() + interval '2 days')");
 wait_for($node, $_, "SELECT count(*) >= 1 FROM underway_internal.archive WHERE run_at > now() + interval '1 h' AND state = 'succeeded'",
-	"what is due later runs in $_") for ('app', 'copy');
+    "what is due later runs in $_") for ('app', 'copy');
 sql($node, 'postgres', 'SELECT underway.set_clock(NULL)');
 is(log_has($node, $position, qr/queues of this database are held/), 1, 'the log has said it once');
 
@@ -163,9 +163,9 @@ make_busy('copy');
 within(4, 'DROP DATABASE (FORCE)', sub { sql($node, 'postgres', 'SET ROLE owner; DROP DATABASE copy WITH (FORCE)') });
 sql($node, 'postgres', 'DROP DATABASE copy2');
 wait_for($node, 'postgres', "SELECT array_agg(datname ORDER BY datname)::text = '{postgres,side}' FROM underway_internal.databases() d
-	LEFT JOIN pg_database p ON p.oid = d.database", 'databases that are gone are forgotten');
+    LEFT JOIN pg_database p ON p.oid = d.database", 'databases that are gone are forgotten');
 is(sql($node, 'postgres', "SELECT count(*) FROM underway_internal.workers() w WHERE NOT EXISTS (SELECT FROM pg_database d WHERE d.oid = w.database)"),
-	'0', 'with their slots');
+    '0', 'with their slots');
 sql($node, 'postgres', "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'underway worker'");
 goes_on('side', 'after all that');
 

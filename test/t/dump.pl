@@ -34,8 +34,8 @@ workers_busy($node, 'postgres', 2);
 # A row of 'endless' comes and goes all the while.
 sql($node, 'postgres', "SELECT underway.enqueue('endless', '{\"queue\": \"endless\"}')");
 my $counts = "SELECT (SELECT string_agg(queue || ' ' || state || ' ' || n, ', ' ORDER BY queue, state) FROM (
-	SELECT queue, state, count(*) AS n FROM underway.tasks WHERE queue <> 'endless' GROUP BY 1, 2) s),
-	(SELECT count(*) FROM underway_internal.task_key), (SELECT count(*) FROM underway_internal.queue_grant)";
+    SELECT queue, state, count(*) AS n FROM underway.tasks WHERE queue <> 'endless' GROUP BY 1, 2) s),
+    (SELECT count(*) FROM underway_internal.task_key), (SELECT count(*) FROM underway_internal.queue_grant)";
 my $before = sql($node, 'postgres', $counts);
 my %dump = (plain => "$tmp/plain.sql", custom => "$tmp/custom.dump");
 $node->command_ok([ 'pg_dump', '-Fp', '-f', $dump{plain}, 'postgres' ], 'pg_dump, plain');
@@ -44,29 +44,29 @@ $node->command_ok([ 'pg_dumpall', '-f', "$tmp/all.sql" ], 'pg_dumpall');
 
 sub is_held_until_adopted
 {
-	my ($n, $database, $name, $position) = @_;
-	is(sql($n, $database, $counts), $before, "$name: everything is there");
-	is(sql($n, $database, "SELECT string_agg(DISTINCT state, ',') FROM underway.queues"), 'held', "$name: and held");
-	# What was restored is seen by our processes; and the log says so, once.
-	$n->wait_for_log(qr/WARNING:  underway: 8 queues of this database are held/, $position);
-	my $id = sql($n, $database, "SELECT underway.enqueue('note', '\"new\"')");
-	my $effects = sql($n, $database, 'SELECT count(*) FROM effect');
-	is_lively($n, 'postgres', "$name: the original runs meanwhile") if $n == $node;
-	is(sql($n, $database, "SELECT count(*) FROM effect"), $effects, "$name: nothing runs");
-	is(sql($n, 'postgres', "SELECT count(*) FROM pg_stat_activity WHERE datname = '$database' AND backend_type = 'underway worker'"), '0',
-		"$name: no worker is there") if $database ne 'postgres';
-	is(sql($n, $database, 'SELECT underway.adopt()'), '8', "$name: adopt()");
-	wait_for($n, $database, "SELECT state = 'succeeded' FROM underway.status('$id')", "$name: then it runs");
-	wait_for($n, $database, "SELECT count(*) = 2 FROM underway.tasks WHERE queue = 'sleeper' AND state = 'succeeded' AND attempt = 2",
-		"$name: and what was in progress");
-	wait_for($n, $database, "SELECT count(*) > $effects + 10 FROM effect", "$name: and the endless one");
-	is(sql($n, $database, "SELECT count(*) FROM underway.tasks WHERE state = 'pending' AND queue IN ('annas', 'external', 'note')"), '3',
-		"$name: what waits, waits");
-	is(sql($n, $database, "SELECT underway.enqueue('note', '\"again\"', key => 'key 3') = (SELECT id FROM underway.tasks WHERE key = 'key 3')"), 't',
-		"$name: keys are still taken");
-	is(log_has($n, $position, qr/WARNING:  underway: 8 queues/), 1, "$name: the log has said it once");
-	is(log_has($n, $position, qr/ERROR:  (?!role ".*" already exists)|PANIC:/), 0, "$name: no error");
-	return;
+    my ($n, $database, $name, $position) = @_;
+    is(sql($n, $database, $counts), $before, "$name: everything is there");
+    is(sql($n, $database, "SELECT string_agg(DISTINCT state, ',') FROM underway.queues"), 'held', "$name: and held");
+    # What was restored is seen by our processes; and the log says so, once.
+    $n->wait_for_log(qr/WARNING:  underway: 8 queues of this database are held/, $position);
+    my $id = sql($n, $database, "SELECT underway.enqueue('note', '\"new\"')");
+    my $effects = sql($n, $database, 'SELECT count(*) FROM effect');
+    is_lively($n, 'postgres', "$name: the original runs meanwhile") if $n == $node;
+    is(sql($n, $database, "SELECT count(*) FROM effect"), $effects, "$name: nothing runs");
+    is(sql($n, 'postgres', "SELECT count(*) FROM pg_stat_activity WHERE datname = '$database' AND backend_type = 'underway worker'"), '0',
+        "$name: no worker is there") if $database ne 'postgres';
+    is(sql($n, $database, 'SELECT underway.adopt()'), '8', "$name: adopt()");
+    wait_for($n, $database, "SELECT state = 'succeeded' FROM underway.status('$id')", "$name: then it runs");
+    wait_for($n, $database, "SELECT count(*) = 2 FROM underway.tasks WHERE queue = 'sleeper' AND state = 'succeeded' AND attempt = 2",
+        "$name: and what was in progress");
+    wait_for($n, $database, "SELECT count(*) > $effects + 10 FROM effect", "$name: and the endless one");
+    is(sql($n, $database, "SELECT count(*) FROM underway.tasks WHERE state = 'pending' AND queue IN ('annas', 'external', 'note')"), '3',
+        "$name: what waits, waits");
+    is(sql($n, $database, "SELECT underway.enqueue('note', '\"again\"', key => 'key 3') = (SELECT id FROM underway.tasks WHERE key = 'key 3')"), 't',
+        "$name: keys are still taken");
+    is(log_has($n, $position, qr/WARNING:  underway: 8 queues/), 1, "$name: the log has said it once");
+    is(log_has($n, $position, qr/ERROR:  (?!role ".*" already exists)|PANIC:/), 0, "$name: no error");
+    return;
 }
 
 my $position = log_position($node);
@@ -83,13 +83,13 @@ is_held_until_adopted($node, 'custom', 'custom', $position);
 $position = log_position($node);
 sql($node, 'postgres', 'DROP DATABASE custom; CREATE DATABASE custom');
 $node->command_ok([ 'pg_restore', '--exit-on-error', '--single-transaction', '-d', $node->connstr('custom'), $dump{custom} ],
-	'restore into the same name, in a single transaction');
+    'restore into the same name, in a single transaction');
 is_held_until_adopted($node, 'custom', 'the same name', $position);
 
 # A dump of what was adopted can be restored again; by somebody who drops what is there first.
 $position = log_position($node);
 $node->command_ok([ 'pg_restore', '--exit-on-error', '--clean', '--if-exists', '-d', $node->connstr('custom'), $dump{custom} ],
-	'restore over what is there, --clean');
+    'restore over what is there, --clean');
 is_held_until_adopted($node, 'custom', '--clean', $position);
 
 # pg_dumpall into another server.
@@ -102,7 +102,7 @@ $other->stop('fast');
 $node->stop('fast');
 my $new = start_server('new', stopped => 1);
 my @upgrade = ('pg_upgrade', '--no-sync', '-d', $node->data_dir, '-D', $new->data_dir, '-b', $node->config_data('--bindir'),
-	'-B', $new->config_data('--bindir'), '-s', $node->host, '-p', $node->port, '-P', $new->port);
+    '-B', $new->config_data('--bindir'), '-s', $node->host, '-p', $node->port, '-P', $new->port);
 chdir $tmp or die $!;
 $node->command_ok([ @upgrade, '--check' ], 'pg_upgrade --check');
 $node->command_ok(\@upgrade, 'pg_upgrade');

@@ -16,7 +16,7 @@ sql($node, 'postgres', 'CREATE DATABASE observer');
 sql($node, 'observer', 'CREATE EXTENSION underway');
 my $quiet = "SELECT count(*) = 1 FROM underway_internal.databases()";
 wait_for($node, 'observer', 'SELECT count(*) = 1 AND bool_and(coordinator IS NOT NULL) FROM underway_internal.databases()',
-	'only of the database that has the extension anything is kept');
+    'only of the database that has the extension anything is kept');
 is(our_processes($node, 'postgres'), '', 'without the extension nothing runs in a database');
 is(our_processes($node), 'underway coordinator, underway launcher', 'what runs: the launcher, and a coordinator where the extension is');
 
@@ -32,10 +32,10 @@ sql($node, 'postgres', 'DROP SCHEMA underway');
 # Committed.
 install($node, 'postgres');
 wait_for($node, 'postgres', "SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'underway coordinator' AND datname = 'postgres'",
-	'CREATE EXTENSION committed starts a coordinator');
+    'CREATE EXTENSION committed starts a coordinator');
 is_lively($node, 'postgres', 'and tasks run');
 is(sql($node, 'postgres', "SELECT count(*) > 0 FROM pg_stat_activity WHERE backend_type = 'underway worker' AND datname = 'postgres'"), 't',
-	'in a worker');
+    'in a worker');
 is(sql($node, 'postgres', "SELECT string_agg(by, ',') FROM effect"), sql($node, 'postgres', 'SELECT current_user'), 'as the owner of the queue');
 
 # DROP rolled back.
@@ -45,18 +45,18 @@ sql($node, 'postgres', 'BEGIN; SAVEPOINT s; DROP EXTENSION underway CASCADE; ROL
 is_lively($node, 'postgres', 'rolled back to a savepoint: tasks run on');
 for my $schema ('underway', 'underway_internal')
 {
-	sql_fails($node, 'postgres', "DROP SCHEMA $schema CASCADE", qr/2BP01: cannot drop schema $schema because extension underway requires it/,
-		"DROP SCHEMA $schema");
+    sql_fails($node, 'postgres', "DROP SCHEMA $schema CASCADE", qr/2BP01: cannot drop schema $schema because extension underway requires it/,
+        "DROP SCHEMA $schema");
 }
 sql_fails($node, 'postgres', 'CREATE ROLE bystander LOGIN; SET ROLE bystander; DROP EXTENSION underway', qr/42501: must be owner of extension/,
-	'DROP EXTENSION by another');
+    'DROP EXTENSION by another');
 sql_fails($node, 'postgres', 'DROP TABLE underway_internal.task', qr/2BP01/, 'DROP TABLE of ours');
 is_lively($node, 'postgres', 'tasks run on');
 
 # ALTER.
 sql($node, 'postgres', 'ALTER EXTENSION underway UPDATE');
 sql($node, 'postgres', 'CREATE FUNCTION extra() RETURNS int LANGUAGE sql RETURN 1;
-	ALTER EXTENSION underway ADD FUNCTION extra(); ALTER EXTENSION underway DROP FUNCTION extra(); DROP FUNCTION extra()');
+    ALTER EXTENSION underway ADD FUNCTION extra(); ALTER EXTENSION underway DROP FUNCTION extra(); DROP FUNCTION extra()');
 sql_fails($node, 'postgres', 'ALTER EXTENSION underway SET SCHEMA public', qr/0A000/, 'ALTER EXTENSION SET SCHEMA');
 is_lively($node, 'postgres', 'ALTER EXTENSION: tasks run on');
 
@@ -70,22 +70,22 @@ no_trouble_since($node, $start, 'all that without an error of ours', qr/terminat
 # Again, and busy: a handler that runs for long holds nothing of ours.
 for my $how ('DROP EXTENSION underway CASCADE', 'DROP OWNED BY CURRENT_USER CASCADE', 'DROP EXTENSION underway CASCADE')
 {
-	my $database = 'db' . ++(our $n);
-	my $owner = $how =~ /OWNED/ ? 'SET ROLE owner;' : '';
-	sql($node, 'postgres', "CREATE ROLE owner SUPERUSER LOGIN") if $n == 1;
-	sql($node, 'postgres', "CREATE DATABASE $database OWNER owner");
-	sql($node, $database, "$owner CREATE EXTENSION underway");
-	sql($node, $database, "RESET ROLE; $Underway::handlers SELECT underway.create_queue(h, h) FROM unnest('{note,sleeper}'::text[]) h");
-	sql($node, $database, "SELECT underway.enqueue('sleeper') FROM generate_series(1, 2)");
-	workers_busy($node, $database, 2);
-	within(4, "$how, busy", sub { sql($node, $database, "$owner $how") });
-	wait_for($node, 'postgres', "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type LIKE 'underway%' AND datname = '$database')",
-		'ends busy workers');
-	is(count_effects($node, $database), '0', 'what they had done is undone');
-	# Created again at once, and by another.
-	sql($node, $database, 'CREATE EXTENSION underway; DROP EXTENSION underway; CREATE EXTENSION underway');
-	sql($node, $database, "SELECT underway.create_queue('note', 'note')");
-	is_lively($node, $database, 'created again it runs');
+    my $database = 'db' . ++(our $n);
+    my $owner = $how =~ /OWNED/ ? 'SET ROLE owner;' : '';
+    sql($node, 'postgres', "CREATE ROLE owner SUPERUSER LOGIN") if $n == 1;
+    sql($node, 'postgres', "CREATE DATABASE $database OWNER owner");
+    sql($node, $database, "$owner CREATE EXTENSION underway");
+    sql($node, $database, "RESET ROLE; $Underway::handlers SELECT underway.create_queue(h, h) FROM unnest('{note,sleeper}'::text[]) h");
+    sql($node, $database, "SELECT underway.enqueue('sleeper') FROM generate_series(1, 2)");
+    workers_busy($node, $database, 2);
+    within(4, "$how, busy", sub { sql($node, $database, "$owner $how") });
+    wait_for($node, 'postgres', "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type LIKE 'underway%' AND datname = '$database')",
+        'ends busy workers');
+    is(count_effects($node, $database), '0', 'what they had done is undone');
+    # Created again at once, and by another.
+    sql($node, $database, 'CREATE EXTENSION underway; DROP EXTENSION underway; CREATE EXTENSION underway');
+    sql($node, $database, "SELECT underway.create_queue('note', 'note')");
+    is_lively($node, $database, 'created again it runs');
 }
 
 # Created again in one transaction: numbers of queues begin anew, old marks must not count.
@@ -96,18 +96,18 @@ is_lively($node, 'db1', 'dropped and created in one transaction it runs');
 # All of them at once.
 is_lively($node, $_, "$_ goes on") for ('db1', 'db2', 'db3');
 is(sql($node, 'postgres', "SELECT string_agg(datname, ',' ORDER BY datname) FROM pg_stat_activity WHERE backend_type = 'underway coordinator'"),
-	'db1,db2,db3,observer', 'one coordinator in each database');
+    'db1,db2,db3,observer', 'one coordinator in each database');
 
 # By a prepared transaction, which fires no callback of its own.
 sql($node, 'postgres', "BEGIN; CREATE EXTENSION underway; PREPARE TRANSACTION 'create'");
 is(our_processes($node, 'postgres'), '', 'prepared, CREATE EXTENSION starts nothing');
 sql($node, 'postgres', "COMMIT PREPARED 'create'");
 wait_for($node, 'postgres', "SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'underway coordinator' AND datname = 'postgres'",
-	'COMMIT PREPARED does');
+    'COMMIT PREPARED does');
 sql($node, 'postgres', "BEGIN; DROP EXTENSION underway; PREPARE TRANSACTION 'drop'");
 sql($node, 'postgres', "COMMIT PREPARED 'drop'");
 wait_for($node, 'postgres', "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type LIKE 'underway%' AND datname = 'postgres')",
-	'and of DROP EXTENSION ends them');
+    'and of DROP EXTENSION ends them');
 
 is(sql($node, 'db1', "SELECT count(*) FROM underway_internal.workers() WHERE state IN ('starting', 'dead')"), '0', 'no slot is left behind');
 $node->stop('fast');

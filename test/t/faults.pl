@@ -10,13 +10,14 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Session;
 use Test::More;
+use Underway;
 
 my $folder = PostgreSQL::Test::Utils::tempdir();
 mkdir "$folder/small";
 my $shim = IPC::Run::run([ $ENV{CC} // 'cc', '-shared', '-fPIC', '-O1', '-w', '-o', "$folder/full_disk.so", "$FindBin::RealBin/full_disk.c", '-ldl' ]);
 $ENV{LD_PRELOAD} = "$folder/full_disk.so" if $shim;
 $ENV{FULL_DISK} = "$folder/full";
-my $node = Session::server('faults', conf => "underway.max_workers = 2\n");
+my $node = start_server('faults', extension => 1, conf => "underway.max_workers = 2\n");
 delete $ENV{LD_PRELOAD};
 my $session = Session->new($node);
 $session->value(<<'END');

@@ -11,16 +11,16 @@ my $node = start_server('preload', conf => "shared_preload_libraries = ''");
 
 for my $case ([ '', 'underway' ], [ 'auto_explain', 'auto_explain, underway' ], [ 'auto_explain,pg_prewarm', 'auto_explain,pg_prewarm, underway' ])
 {
-	my ($value, $line) = @$case;
-	if ($value ne '')
-	{
-		$node->append_conf('postgresql.conf', "shared_preload_libraries = '$value'");
-		$node->restart;
-	}
-	my $err = sql_fails($node, 'postgres', 'CREATE EXTENSION underway', qr/ERROR:  55000: underway is not loaded at server start/,
-		"without underway in '$value'");
-	like($err, qr/HINT:  .*restart the server.*shared_preload_libraries = '\Q$line\E'$/m, "the line to put into postgresql.conf: '$line'");
-	like($err, qr/DETAIL:  /, 'and why');
+    my ($value, $line) = @$case;
+    if ($value ne '')
+    {
+        $node->append_conf('postgresql.conf', "shared_preload_libraries = '$value'");
+        $node->restart;
+    }
+    my $err = sql_fails($node, 'postgres', 'CREATE EXTENSION underway', qr/ERROR:  55000: underway is not loaded at server start/,
+        "without underway in '$value'");
+    like($err, qr/HINT:  .*restart the server.*shared_preload_libraries = '\Q$line\E'$/m, "the line to put into postgresql.conf: '$line'");
+    like($err, qr/DETAIL:  /, 'and why');
 }
 
 is(sql($node, 'postgres', "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'underway%'"), '0', 'nothing was left behind');
@@ -39,7 +39,7 @@ is_lively($node, 'postgres', 'with that line it works');
 $node->append_conf('postgresql.conf', "shared_preload_libraries = 'auto_explain'");
 $node->restart;
 sql_fails($node, 'postgres', "SELECT underway.enqueue('note')", qr/ERROR:  55000: .*HINT:  .*'auto_explain, underway'/s,
-	'enqueue after the line was taken out');
+    'enqueue after the line was taken out');
 sql($node, 'postgres', 'DROP EXTENSION underway CASCADE');
 is(sql($node, 'postgres', "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'underway%'"), '0', 'DROP EXTENSION works');
 

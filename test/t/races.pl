@@ -13,6 +13,7 @@ use POSIX ();
 use PostgreSQL::Test::Cluster;
 use Session;
 use Test::More;
+use Underway;
 
 my $seed = $ENV{UNDERWAY_RACES_SEED} // int(rand 1_000_000);
 my $rounds = $ENV{UNDERWAY_RACES_ROUNDS} // 24;
@@ -20,7 +21,7 @@ my $clients = 4;
 diag "seed $seed, $rounds rounds";
 srand $seed;
 
-my $node = Session::server('races', conf => <<'END');
+my $node = start_server('races', extension => 1, conf => <<'END');
 max_connections = 30
 max_prepared_transactions = 20
 underway.max_workers = 4

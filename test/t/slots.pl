@@ -13,39 +13,39 @@ my $taken = 2;
 
 sub start_with
 {
-	my ($name, $slots, $workers) = @_;
-	my $node = start_server($name, conf => "max_worker_processes = " . ($taken + $slots) . "\nunderway.max_workers = $workers");
-	my $first = sql($node, 'postgres', "CREATE ROLE anna LOGIN; CREATE ROLE bert LOGIN; SELECT current_user");
-	return $node;
+    my ($name, $slots, $workers) = @_;
+    my $node = start_server($name, conf => "max_worker_processes = " . ($taken + $slots) . "\nunderway.max_workers = $workers");
+    my $first = sql($node, 'postgres', "CREATE ROLE anna LOGIN; CREATE ROLE bert LOGIN; SELECT current_user");
+    return $node;
 }
 
 sub make_backlog
 {
-	my ($node, $database, @roles) = @_;
-	install($node, $database);
-	sql($node, $database, "GRANT ALL ON effect, effect_id_seq TO PUBLIC; SELECT underway.drop_queue('endless')");
-	for my $role (@roles)
-	{
-		sql($node, $database, "SELECT underway.create_queue('$role', 'endless', run_as => '$role');
-			SELECT underway.enqueue('$role', '{\"queue\": \"$role\"}') FROM generate_series(1, 8)");
-	}
-	return;
+    my ($node, $database, @roles) = @_;
+    install($node, $database);
+    sql($node, $database, "GRANT ALL ON effect, effect_id_seq TO PUBLIC; SELECT underway.drop_queue('endless')");
+    for my $role (@roles)
+    {
+        sql($node, $database, "SELECT underway.create_queue('$role', 'endless', run_as => '$role');
+            SELECT underway.enqueue('$role', '{\"queue\": \"$role\"}') FROM generate_series(1, 8)");
+    }
+    return;
 }
 
 # Each time anew: both have work done after now, twice in turn.
 sub take_turns
 {
-	my ($node, $name, @queues) = @_;
-	for my $round (1, 2)
-	{
-		my $now = sql($node, 'postgres', 'SELECT clock_timestamp()');
-		for my $queue (@queues)
-		{
-			my ($database, $role) = @$queue;
-			wait_for($node, $database, "SELECT EXISTS (SELECT FROM effect WHERE queue = '$role' AND at > '$now')", "$name: $role in $database, turn $round");
-		}
-	}
-	return;
+    my ($node, $name, @queues) = @_;
+    for my $round (1, 2)
+    {
+        my $now = sql($node, 'postgres', 'SELECT clock_timestamp()');
+        for my $queue (@queues)
+        {
+            my ($database, $role) = @$queue;
+            wait_for($node, $database, "SELECT EXISTS (SELECT FROM effect WHERE queue = '$role' AND at > '$now')", "$name: $role in $database, turn $round");
+        }
+    }
+    return;
 }
 
 # Two roles, one worker.
@@ -70,7 +70,7 @@ $node->append_conf('postgresql.conf', 'underway.max_workers = 4');
 $node->reload;
 wait_for($node, 'postgres', "SELECT count(*) = 4 FROM pg_stat_activity WHERE backend_type = 'underway worker'", 'raised, four workers');
 wait_for($node, 'postgres', "SELECT count(*) = 2 FROM pg_stat_activity WHERE backend_type = 'underway worker' AND datname = 'postgres'",
-	'evenly shared between the databases');
+    'evenly shared between the databases');
 $node->stop('fast');
 
 # Slots for a coordinator and two workers, where four were wanted.

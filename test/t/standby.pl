@@ -1,84 +1,70 @@
-# A standby runs nothing and refuses what would change it. After promotion what ran on the old primary runs on the new one at once;
-# leases that it knows stand, and one that never came to it is lost.
+# A standby runs nothing and refuses what would write; promoted, it runs everything, what was in progress on the primary included.
+# A base backup that is recovered by itself keeps its home as well: it is the same database.
 use strict;
 use warnings;
-
 use FindBin;
 use lib $FindBin::RealBin;
 use PostgreSQL::Test::Cluster;
-use PostgreSQL::Test::Utils;
-use Session;
 use Test::More;
+use Underway;
 
-my $primary = Session::server('primary', init => { allows_streaming => 1 }, conf => "underway.max_workers = 3\n");
-my $old = Session->new($primary);
-$old->value(<<'END');
-CREATE TABLE effect (task uuid);
--- Held on the primary, where the test has the lock.
-CREATE FUNCTION held(jsonb) RETURNS void LANGUAGE plpgsql AS $$
-BEGIN
-    INSERT INTO effect VALUES (underway.task_id());
-    PERFORM pg_advisory_xact_lock_shared(1);
-END $$;
-SELECT underway.create_queue('held', 'held'), underway.create_queue('outside', heartbeat => '1 h');
-SELECT pg_advisory_lock(1);
-END
-$primary->backup('copy');
+my $conf = "max_connections = 30\nautovacuum = off";
+my $primary = start_server('primary', init => { allows_streaming => 1, has_archiving => 1 }, conf => $conf);
+install($primary, 'postgres');
+sql($primary, 'postgres', "CREATE DATABASE second");
+install($primary, 'second');
+is_lively($primary, $_, "$_ runs on the primary") for ('postgres', 'second');
+
+# What the copies begin with: a task that is in progress all the while, one that is delayed, one that is paused.
+my $busy = sql($primary, 'postgres', "SELECT underway.enqueue('sleeper', '\"before\"')");
+workers_busy($primary, 'postgres', 1);
+my $delayed = sql($primary, 'second', "SELECT underway.enqueue('note', '\"delayed\"', delay => '1 day')");
+$primary->backup('base');
+
 my $standby = PostgreSQL::Test::Cluster->new('standby');
-$standby->init_from_backup($primary, 'copy', has_streaming => 1);
+$standby->init_from_backup($primary, 'base', has_streaming => 1);
 $standby->start;
+my $later = sql($primary, 'second', "SELECT underway.enqueue('sleeper', '\"later\"')");
+workers_busy($primary, 'second', 1);
+$primary->wait_for_catchup($standby);
 
-$old->value("SELECT count(underway.enqueue('held')) FROM generate_series(1, 5)");
-$old->value("SELECT count(underway.enqueue('outside')) FROM generate_series(1, 2)");
-ok $old->until("(SELECT count(*) = 3 FROM pg_stat_activity WHERE backend_type = 'underway worker' AND wait_event = 'advisory')"),
-  'three of five tasks run';
-my $known = $old->value("SELECT lease FROM underway.dequeue('outside')");
-$primary->wait_for_catchup($standby, 'replay', $primary->lsn('insert'));
-
-my $new = Session->new($standby);
-is $new->value("SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'underway%'"), 0, 'none of our processes is on the standby';
-for my $statement ("underway.enqueue('held')", "underway.enqueue_many('held', ARRAY['{}'::jsonb])", "underway.dequeue('outside')", "underway.heartbeat('$known')",
-    "underway.complete('$known')", "underway.cancel((SELECT id FROM underway.tasks LIMIT 1))", "underway.pause_queue('held')")
+# In recovery.
+is(sql($standby, 'second', "SELECT state FROM underway.status('$later')"), 'in_progress', 'a standby can be read');
+is(our_processes($standby), '', 'no process of ours runs on it');
+for my $call ("enqueue('note')", "enqueue_many('note', '{1,2}')", "create_queue('new')", "pause_queue('note')", "cancel('$later')", "purge_queue('note')")
 {
-    $new->query("SELECT $statement");
-    is $new->state, '25006', "$statement: refused" or diag $new->answer;
+    sql_fails($standby, 'second', "SELECT underway.$call", qr/ERROR:  25006: /, "$call on a standby");
 }
-is $new->value("SELECT state, count(*) FROM underway.tasks WHERE queue = 'held' GROUP BY 1 ORDER BY 1"), "in_progress|3\npending|2", 'views and';
-like $new->value("SELECT underway.why(id) FROM underway.tasks WHERE queue = 'held' AND state = 'pending' LIMIT 1"), qr/standby/, 'why() answer';
+like(sql($standby, 'second', 'SELECT severity, problem FROM underway.check_health()'), qr/^notice\|this server is a standby: nothing runs here$/m,
+    'check_health() says what it is');
+is(our_processes($standby), '', 'none was started by that');
+is(sql($standby, 'second', 'SELECT count(*) FROM underway_internal.databases() WHERE coordinator IS NOT NULL'), '0', 'nor by calls on it');
 
-# Cut off: what the primary does from now on is lost.
-$standby->append_conf('postgresql.conf', "primary_conninfo = ''\n");
-$standby->reload;
-$new->until('NOT EXISTS (SELECT FROM pg_stat_wal_receiver)') or die 'still streaming';
-my $unknown = $old->value("SELECT lease FROM underway.dequeue('outside')");
-isnt $unknown, '', 'a lease that the standby never hears of';
-$old->close;
+# Promoted, while the primary is gone.
+my $start = log_position($standby);
 $primary->stop('immediate');
-
 $standby->promote;
-ok $new->until("(SELECT count(*) = 5 FROM underway.tasks WHERE queue = 'held' AND state = 'succeeded')"), 'everything ran on the new primary'
-  or diag $new->query("SELECT id, state, attempt, underway.why(id) FROM underway.tasks WHERE queue = 'held'");
-is $new->value('SELECT count(*), count(DISTINCT task) FROM effect'), '5|5', 'each effect is there once';
-is $new->value("SELECT outcome, count(*) FROM underway.attempts WHERE queue = 'held' GROUP BY 1 ORDER BY 1"), "lost|3\nsucceeded|5",
-  'what was in progress was reclaimed';
-is $new->value("SELECT max(failures), max(losses + crashes) FROM underway.tasks WHERE queue = 'held'"), '0|1', 'no attempt was used';
-is $new->value("SELECT max(a.started_at) - (SELECT pg_postmaster_start_time()) < interval '1 h' AND bool_and(a.started_at < b.ended_at + interval '5 s') FROM underway.attempts a JOIN underway.attempts b USING (task_id) WHERE a.attempt = 2 AND b.attempt = 1"),
-  't', 'at once';
+wait_for($standby, 'postgres', "SELECT state = 'succeeded' FROM underway.status('$busy')", 'what was in progress on the primary goes on');
+wait_for($standby, 'second', "SELECT state = 'succeeded' FROM underway.status('$later')", 'in each database');
+is(sql($standby, 'postgres', "SELECT attempt, failures, crashes, losses FROM underway.tasks WHERE id = '$busy'"), '2|0|0|1', 'with no failure used, and no crash');
+is_lively($standby, $_, "$_ runs after promotion") for ('postgres', 'second');
+is(sql($standby, 'second', "SELECT state FROM underway.status('$delayed')"), 'pending', 'what is delayed waits');
+sql($standby, 'postgres', "SELECT underway.set_clock(now() + interval '2 days')");
+wait_for($standby, 'second', "SELECT state = 'succeeded' FROM underway.status('$delayed')", 'and runs when it is due');
+is(count_effects($standby, 'second', "queue = 'sleeper'"), '1', 'effects stand once');
+no_trouble_since($standby, $start, 'without trouble');
+$standby->stop('fast');
 
-is $new->value("SELECT underway.heartbeat('$known')"), 'ok', 'the lease that came over stands';
-is $new->value("SELECT underway.complete('$known')"), 'succeeded', 'and completes';
-is $new->value("SELECT underway.heartbeat('$unknown')"), 'lost', 'the other is lost';
-$new->query("BEGIN;\nINSERT INTO effect VALUES (gen_random_uuid());\nSELECT underway.complete('$unknown');\nCOMMIT");
-is $new->value('SELECT count(*) FROM effect'), 5, 'and commits nothing';
-like $new->query("SELECT underway.complete('$unknown')"), qr/stands for no task/, 'it says why';
-is $new->state, 'UW001', 'with its own SQLSTATE';
-is $new->value("SELECT count(*) FROM underway.dequeue('outside')"), 1, 'its task is there to be taken';
+# Point-in-time recovery of the base backup, to its end.
+my $restored = PostgreSQL::Test::Cluster->new('restored');
+$restored->init_from_backup($primary, 'base', has_restoring => 1, standby => 0);
+$restored->append_conf('postgresql.conf', "recovery_target = 'immediate'\nrecovery_target_action = 'promote'\narchive_mode = off");
+$restored->start;
+wait_for($restored, 'postgres', 'SELECT NOT pg_is_in_recovery()', 'a base backup is recovered');
+wait_for($restored, 'postgres', "SELECT state = 'succeeded' FROM underway.status('$busy')", 'what was in progress at the backup goes on');
+is(sql($restored, 'postgres', "SELECT attempt, crashes, losses FROM underway.tasks WHERE id = '$busy'"), '2|0|1', 'it was no crash');
+is(sql($restored, 'postgres', "SELECT string_agg(DISTINCT state, ',') FROM underway.queues"), 'active', 'the queues are at home');
+is_lively($restored, $_, "$_ runs") for ('postgres', 'second');
+$restored->stop('fast');
 
-# The new primary goes on as any other.
-my $id = $new->value("SELECT underway.enqueue('held')");
-ok $new->until("(SELECT state = 'succeeded' FROM underway.status('$id'))"), 'new work runs';
-unlike slurp_file($standby->logfile), qr/underway (launcher|worker|coordinator) (ERROR|FATAL)/, 'none of our processes failed';
-
-$new->close;
-$standby->stop;
-done_testing;
+done_testing();

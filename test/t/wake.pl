@@ -22,23 +22,23 @@ my $nobody = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type
 # Commits and aborts that stand in the WAL since then, of anybody; what does not write is counted by our processes themselves.
 sub transactions_since
 {
-	my ($lsn, $count) = @_;
-	my $now = sql($node, 'postgres', 'SELECT pg_current_wal_flush_lsn()');
-	my $wal = $now eq $lsn ? 0 : sql($node, 'postgres', "SELECT count(*) FROM pg_get_wal_records_info('$lsn', '$now') WHERE resource_manager = 'Transaction'");
-	return $wal . ' ' . (sql($node, 'postgres', 'SELECT transactions FROM underway_internal.counters()') - $count);
+    my ($lsn, $count) = @_;
+    my $now = sql($node, 'postgres', 'SELECT pg_current_wal_flush_lsn()');
+    my $wal = $now eq $lsn ? 0 : sql($node, 'postgres', "SELECT count(*) FROM pg_get_wal_records_info('$lsn', '$now') WHERE resource_manager = 'Transaction'");
+    return $wal . ' ' . (sql($node, 'postgres', 'SELECT transactions FROM underway_internal.counters()') - $count);
 }
 
 sub mark
 {
-	return split / /, sql($node, 'postgres', "CHECKPOINT; SELECT pg_current_wal_flush_lsn() || ' ' || transactions FROM underway_internal.counters()");
+    return split / /, sql($node, 'postgres', "CHECKPOINT; SELECT pg_current_wal_flush_lsn() || ' ' || transactions FROM underway_internal.counters()");
 }
 
 # How long it took from the commit to the handler.
 sub soon
 {
-	my ($id, $name) = @_;
-	wait_for($node, 'postgres', "SELECT state = 'succeeded' FROM underway.status('$id')", "$name: it runs");
-	return is(sql($node, 'postgres', "SELECT started_at - enqueued_at < interval '2 s' FROM underway.tasks WHERE id = '$id'"), 't', "$name: at once");
+    my ($id, $name) = @_;
+    wait_for($node, 'postgres', "SELECT state = 'succeeded' FROM underway.status('$id')", "$name: it runs");
+    return is(sql($node, 'postgres', "SELECT started_at - enqueued_at < interval '2 s' FROM underway.tasks WHERE id = '$id'"), 't', "$name: at once");
 }
 
 # Idle, down to nothing: workers leave, then the coordinator; only the launcher sleeps on.
@@ -60,20 +60,20 @@ wait_for($node, 'postgres', $nobody, 'idle again');
 sql($node, 'postgres', "TRUNCATE effect");
 sql($node, 'postgres', "BEGIN; SELECT underway.enqueue('note'); ROLLBACK");
 is(sql($node, 'postgres', "SELECT c.transactions - $mark[1], d.coordinator IS NULL AND NOT d.wanted
-	FROM underway_internal.counters() c, underway_internal.databases() d"), '0|t', 'an enqueue that is rolled back wakes nobody');
+    FROM underway_internal.counters() c, underway_internal.databases() d"), '0|t', 'an enqueue that is rolled back wakes nobody');
 # Rolled back to a savepoint it may, but there is nothing to run.
 sql($node, 'postgres', "BEGIN; SAVEPOINT s; SELECT underway.enqueue('note'); ROLLBACK TO s; COMMIT");
 sql($node, 'postgres', "BEGIN; SELECT underway.enqueue('note', '1'); SAVEPOINT s; SELECT underway.enqueue('note', '2'); ROLLBACK TO s;
-	SELECT underway.enqueue('note', '3'); COMMIT");
+    SELECT underway.enqueue('note', '3'); COMMIT");
 wait_for($node, 'postgres', "SELECT count(*) = 2 FROM effect", 'what was not rolled back runs');
 is(sql($node, 'postgres', "SELECT string_agg(input::text, ' ' ORDER BY input) FROM effect"), '1 3', 'and nothing else');
 
 # A burst while everybody leaves: idle workers and the coordinator go after 1 s, and nothing gets stuck.
 for my $n (1 .. 5)
 {
-	wait_for($node, 'postgres', "SELECT clock_timestamp() >= max(at) + interval '0.98 s' FROM effect", "burst $n: about when idle processes leave");
-	sql($node, 'postgres', "SELECT underway.enqueue('note')");
-	wait_for($node, 'postgres', "SELECT count(*) = " . (2 + $n) . " FROM effect", "burst $n: runs");
+    wait_for($node, 'postgres', "SELECT clock_timestamp() >= max(at) + interval '0.98 s' FROM effect", "burst $n: about when idle processes leave");
+    sql($node, 'postgres', "SELECT underway.enqueue('note')");
+    wait_for($node, 'postgres', "SELECT count(*) = " . (2 + $n) . " FROM effect", "burst $n: runs");
 }
 
 # Two-phase commit.
@@ -97,9 +97,11 @@ wait_for($node, 'postgres', "SELECT count(*) = 1 FROM effect WHERE input = '\"re
 sql($node, 'postgres', "SELECT underway.alter_queue('fails', retry => underway.retry_policy(max_attempts => 3, initial_interval => '1 s', backoff => 1, jitter => 0))");
 my $id = sql($node, 'postgres', "SELECT underway.enqueue('fails')");
 wait_for($node, 'postgres', "SELECT state = 'failed' FROM underway.status('$id')", 'three attempts');
-is(sql($node, 'postgres', "SELECT string_agg((d >= interval '1 s' AND d < interval '3 s')::text, ' ') FROM (
-	SELECT started_at - lag(ended_at) OVER (ORDER BY attempt) AS d FROM underway.attempts WHERE task_id = '$id') s WHERE d IS NOT NULL"),
-	'true true', 'a retry that is due in 1 s runs 1 s later');
+is(sql($node, 'postgres', "SELECT string_agg(round(extract(epoch FROM retry_at - ended_at), 1) || ' s, ' ||
+        CASE WHEN next < retry_at THEN 'too early by ' || retry_at - next WHEN next > retry_at + interval '2 s' THEN 'too late by ' || next - retry_at
+            ELSE 'in time' END, '; ' ORDER BY attempt)
+    FROM (SELECT *, lead(started_at) OVER (ORDER BY attempt) AS next FROM underway.attempts WHERE task_id = '$id') s WHERE next IS NOT NULL"),
+    '1.0 s, in time; 1.0 s, in time', 'a retry that is due in 1 s runs 1 s later');
 
 # By the test clock: hours later, and not before; meanwhile it costs nothing.
 sql($node, 'postgres', "SELECT underway.alter_queue('fails', retry => underway.retry_policy(max_attempts => 2, initial_interval => '3 h', max_interval => '3 h', jitter => 0))");
@@ -133,7 +135,7 @@ $node->reload;
 is_lively($node, 'postgres', 'with a warm worker');
 sql($node, 'postgres', "SELECT underway.enqueue('held') FROM generate_series(1, 3)");
 wait_for($node, 'postgres', "SELECT count(*) = 1 FROM underway_internal.workers() WHERE state = 'idle' HAVING count(*) = (SELECT count(*) FROM underway_internal.workers())",
-	'one worker is kept');
+    'one worker is kept');
 my $pid = sql($node, 'postgres', 'SELECT pid FROM underway_internal.workers()');
 @mark = mark();
 # No state to wait for: what is to be seen is that nothing happens while its idle timeout ends, twice.
@@ -147,10 +149,10 @@ $session->query_safe('SELECT pg_advisory_lock(1)');
 $id = sql($node, 'postgres', "SELECT underway.enqueue('held')");
 wait_for($node, 'postgres', "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'advisory'", 'a task runs');
 is(sql($node, 'postgres', "SELECT backend_type, application_name ~ '^underway worker [0-9]+\$', state, query, usename = current_user
-	FROM pg_stat_activity WHERE wait_event = 'advisory'"), "underway worker|t|active|underway: held, task $id, attempt 1|t", 'the task in hand');
+    FROM pg_stat_activity WHERE wait_event = 'advisory'"), "underway worker|t|active|underway: held, task $id, attempt 1|t", 'the task in hand');
 is(sql($node, 'postgres', "SELECT string_agg(backend_type || ' / ' || application_name || ' / ' || coalesce(datname, '-') || ' / ' || wait_event, ', ' ORDER BY backend_type)
-	FROM pg_stat_activity WHERE backend_type IN ('underway launcher', 'underway coordinator')"),
-	'underway coordinator / underway coordinator / postgres / Extension, underway launcher / underway launcher / - / Extension', 'launcher and coordinator');
+    FROM pg_stat_activity WHERE backend_type IN ('underway launcher', 'underway coordinator')"),
+    'underway coordinator / underway coordinator / postgres / Extension, underway launcher / underway launcher / - / Extension', 'launcher and coordinator');
 is(sql($node, 'postgres', "SELECT state, queue, task_id = '$id', attempt FROM underway.workers WHERE state = 'busy'"), 'busy|held|t|1', 'the view of workers');
 $session->quit;
 wait_for($node, 'postgres', "SELECT state = 'succeeded' FROM underway.status('$id')", 'it ends');
