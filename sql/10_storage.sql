@@ -11,6 +11,7 @@ CREATE TABLE underway_internal.queue (
     handler_schema    text,                 -- by name and types: regproc columns stop pg_upgrade
     handler_name      text,
     handler_args      text[],
+    handler_owner     text,                 -- when it was set: one of that name that somebody else makes is not run
     concurrency       int,
     priority          smallint NOT NULL DEFAULT 8,
     retry             jsonb,

@@ -99,3 +99,18 @@ BEGIN
             THEN 'Make it with underway.create_queue(); the view underway.queues lists the queues there are.'
             ELSE format('There is a queue "%s".', similar_name) END;
 END $$;
+
+-- What runs as whom stands in these tables, so they are not among the data that pg_write_all_data is about.
+CREATE FUNCTION underway_internal.guard_rights() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF current_user <> (SELECT pg_get_userbyid(c.relowner) FROM pg_catalog.pg_class c WHERE c.oid = TG_RELID)
+            AND NOT (SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = current_user) THEN
+        RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = format('role "%s" may not write to %s', current_user, TG_RELID::regclass),
+            HINT = 'Queues and rights on them are changed by the functions of the schema underway.';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER guard_rights BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON underway_internal.queue
+    FOR EACH STATEMENT EXECUTE FUNCTION underway_internal.guard_rights();
+CREATE TRIGGER guard_rights BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON underway_internal.queue_grant
+    FOR EACH STATEMENT EXECUTE FUNCTION underway_internal.guard_rights();

@@ -42,4 +42,10 @@ CROSS JOIN LATERAL (SELECT CASE
         format('owner "%s" lacks the EXECUTE privilege on handler %s', q.owner, h.handler),
         format('Workers run the handler as the owner: grant execute on %s %s to %I;',
             CASE p.prokind WHEN 'p' THEN 'procedure' ELSE 'function' END, h.handler, q.owner)]
+    -- Whoever may make functions in that schema could else run what he likes as the owner, once the handler is dropped.
+    WHEN p.proowner <> o.oid AND pg_get_userbyid(p.proowner) IS DISTINCT FROM q.handler_owner::name
+            AND NOT pg_has_role(p.proowner, o.oid,
+                CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END) THEN ARRAY['42501',
+        format('handler %s now belongs to role "%s", and would run as "%s"', h.handler, pg_get_userbyid(p.proowner), q.owner),
+        format('If that is meant, say so: select underway.alter_queue(%L, handler => %L);', q.name, h.handler)]
     END AS blocked) b;

@@ -95,12 +95,13 @@ BEGIN
         q.handler_schema := found_handler ->> 'schema';
         q.handler_name := found_handler ->> 'name';
         q.handler_args := ARRAY(SELECT jsonb_array_elements_text(found_handler -> 'args'));
+        q.handler_owner := found_handler ->> 'owner';
     END IF;
 
     role := underway_internal.role_oid(q.owner);
     IF old.id IS NOT NULL
-            AND (q.handler_schema, q.handler_name, q.handler_args, q.settings, q.owner) IS DISTINCT FROM
-                (old.handler_schema, old.handler_name, old.handler_args, old.settings, old.owner)
+            AND (q.handler_schema, q.handler_name, q.handler_args, q.handler_owner, q.settings, q.owner) IS DISTINCT FROM
+                (old.handler_schema, old.handler_name, old.handler_args, old.handler_owner, old.settings, old.owner)
             AND NOT underway_internal.can_become(caller, old.owner) THEN
         RAISE EXCEPTION USING ERRCODE = '42501',
             MESSAGE = format('role "%s" cannot change handler, settings or run_as of queue "%s"',
@@ -141,7 +142,7 @@ END $$;
 CREATE FUNCTION underway_internal.store_queue(q underway_internal.queue) RETURNS bool LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE underway_internal.queue x SET owner = q.owner, handler_schema = q.handler_schema, handler_name = q.handler_name,
-            handler_args = q.handler_args, concurrency = q.concurrency, priority = q.priority, retry = q.retry,
+            handler_args = q.handler_args, handler_owner = q.handler_owner, concurrency = q.concurrency, priority = q.priority, retry = q.retry,
             timeout = q.timeout, heartbeat = q.heartbeat, ttl = q.ttl, dead_letter = q.dead_letter, keep = q.keep,
             batch = q.batch, durability = q.durability, group_concurrency = q.group_concurrency, settings = q.settings
         WHERE x.id = q.id;
@@ -187,6 +188,7 @@ BEGIN
         q.handler_schema := NULL;
         q.handler_name := NULL;
         q.handler_args := NULL;
+        q.handler_owner := NULL;
     ELSE
         IF NOT has_database_privilege(caller,
                 (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database()), 'CREATE') THEN
@@ -282,6 +284,7 @@ BEGIN
                     q.handler_schema := NULL;
                     q.handler_name := NULL;
                     q.handler_args := NULL;
+                    q.handler_owner := NULL;
                 WHEN 'concurrency' THEN q.concurrency := NULL;
                 WHEN 'priority' THEN q.priority := 8;
                 WHEN 'retry' THEN q.retry := NULL;

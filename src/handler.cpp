@@ -93,7 +93,7 @@ void handler::prepare(Oid function) {
   strlcpy(schema_, schema, sizeof schema_);
   strlcpy(name_, NameStr(form->proname), sizeof name_);
   procedure_ = form->prokind == PROKIND_PROCEDURE;
-  const bool takes_input = form->pronargs == 1;
+  takes_input_ = form->pronargs == 1;
   const bool as_it_is = form->prorettype == JSONBOID || form->prorettype == VOIDOID || is_transition(form->prorettype);
   kind_ = procedure_ || form->prorettype == VOIDOID ? kind::nothing
           : is_transition(form->prorettype)         ? kind::transition
@@ -102,11 +102,11 @@ void handler::prepare(Oid function) {
   initStringInfo(&sql);
   const char* name = quote_qualified_identifier(schema_, name_);
   if (procedure_) {
-    appendStringInfo(&sql, "CALL %s(%s)", name, takes_input ? "$1" : "");
+    appendStringInfo(&sql, "CALL %s(%s)", name, takes_input_ ? "$1" : "");
   } else if (as_it_is) {
-    appendStringInfo(&sql, "SELECT %s(%s)", name, takes_input ? "$1" : "");
+    appendStringInfo(&sql, "SELECT %s(%s)", name, takes_input_ ? "$1" : "");
   } else {
-    appendStringInfo(&sql, "SELECT pg_catalog.to_jsonb(%s(%s))", name, takes_input ? "$1" : "");
+    appendStringInfo(&sql, "SELECT pg_catalog.to_jsonb(%s(%s))", name, takes_input_ ? "$1" : "");
   }
   ReleaseSysCache(tuple);
 
@@ -200,9 +200,13 @@ result handler::run(Jsonb* input, MemoryContext results, bool* begun) {
   params->params[0] = {JsonbPGetDatum(input), false, PARAM_FLAG_CONST, JSONBOID};
   PushActiveSnapshot(GetTransactionSnapshot());
   CachedPlan* plan = GetCachedPlan(plan_, params, nullptr, nullptr);
-  *begun = true;
   PortalDefineQuery(portal, nullptr, plan_->query_string, plan_->commandTag, plan->stmt_list, plan);
   PopActiveSnapshot();
+  // It was made from text: one that somebody made meanwhile is not the one that was looked at.
+  if (look_up(get_namespace_oid(schema_, true), name_, takes_input_) != function_) {
+    ereport(ERROR, (errcode(ERRCODE_UNDEFINED_FUNCTION), errmsg("the handler no longer exists")));
+  }
+  *begun = true;
   PortalStart(portal, params, 0, InvalidSnapshot);
   MemoryContextSwitchTo(old);
   catcher c = {{kind_ == kind::nothing ? ignore : receive, start_up, shut_down, shut_down, DestNone},

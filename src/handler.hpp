@@ -39,6 +39,7 @@ class handler {
   char schema_[NAMEDATALEN] = "";
   char name_[NAMEDATALEN] = "";
   bool procedure_ = false;
+  bool takes_input_ = false;
   kind kind_ = kind::nothing;
   CachedPlanSource* plan_ = nullptr;
 };

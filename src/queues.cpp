@@ -14,13 +14,24 @@ pg::statement select_queues(
     "SELECT q.id, q.name, q.owner, q.handler_schema, q.handler_name, cardinality(q.handler_args), q.concurrency, q.batch,"
     " q.durability, q.keep, (q.retry ->> 'max_attempts')::int, q.timeout, q.ttl, q.settings, q.paused_at IS NOT NULL,"
     " q.dropped_at IS NOT NULL, q.home_system, q.home_database,"
-    " q.dropped_at IS NOT NULL AND EXISTS (SELECT FROM underway_internal.task t WHERE t.queue_id = q.id AND t.state IN ('pending', 'waiting'))"
+    " q.dropped_at IS NOT NULL AND EXISTS (SELECT FROM underway_internal.task t WHERE t.queue_id = q.id AND t.state IN ('pending', 'waiting')),"
+    " q.handler_owner"
     " FROM underway_internal.queue q"
     " WHERE (q.dropped_at IS NULL AND (q.owner = $1 OR $1 IS NULL))"
     "    OR ($1 IS NULL AND (q.dropped_at > underway_internal.clock() - interval '1 day'"
     // Of a transaction that was open, or prepared, for as long as that.
     "        OR EXISTS (SELECT FROM underway_internal.task t WHERE t.queue_id = q.id AND t.state = 'pending'))) ORDER BY q.id",
     TEXTOID);
+
+Oid owner_of_function(Oid function) {
+  HeapTuple tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+  if (!HeapTupleIsValid(tuple)) {
+    return InvalidOid;
+  }
+  const Oid owner = reinterpret_cast<Form_pg_proc>(GETSTRUCT(tuple))->proowner;
+  ReleaseSysCache(tuple);
+  return owner;
+}
 
 bool may_log_in(Oid role) {
   HeapTuple tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
@@ -65,6 +76,7 @@ void read(queue_info* q, const pg::row& r, MemoryContext memory) {
   q->handler_schema = r.text(4, memory);
   q->handler_name = r.text(5, memory);
   q->takes_input = !r.null(6) && r.int4(6) > 0;
+  q->handler_owner = r.text(20, memory);
   q->concurrency = r.null(7) ? 0 : r.int4(7);
   q->batch = r.null(8) ? 1 : r.int4(8);
   const char* durability = r.text(9, memory);
@@ -86,6 +98,17 @@ void read(queue_info* q, const pg::row& r, MemoryContext memory) {
 
 }  // namespace
 
+namespace {
+
+// Found again by its name, the handler may have been made by anybody who can make functions in its schema.
+bool is_trusted(const queue_info* q) {
+  const Oid maker = owner_of_function(q->handler);
+  return maker == q->owner || (q->handler_owner != nullptr && maker == get_role_oid(q->handler_owner, true)) ||
+         pg::can_become(maker, q->owner);
+}
+
+}  // namespace
+
 obstacle check_handler(queue_info* q) {
   if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(q->owner))) {
     return obstacle::owner_missing;
@@ -102,6 +125,9 @@ obstacle check_handler(queue_info* q) {
   }
   if (!pg::may_execute(q->handler, q->owner) || !pg::may_use_schema(get_namespace_oid(q->handler_schema, false), q->owner)) {
     return obstacle::handler_forbidden;
+  }
+  if (!is_trusted(q)) {
+    return obstacle::handler_foreign;
   }
   return obstacle::none;
 }

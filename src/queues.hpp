@@ -18,7 +18,8 @@ enum class obstacle {
   owner_cannot_login,  // or not connect to this database
   superuser,         // and underway.superuser_queues is off
   handler_missing,
-  handler_forbidden  // the owner may not execute it
+  handler_forbidden, // the owner may not execute it
+  handler_foreign    // it was made by somebody who could gain the owner's rights by it
 };
 
 struct queue_info {
@@ -29,6 +30,7 @@ struct queue_info {
   const char* handler_schema;
   const char* handler_name;
   bool takes_input;
+  const char* handler_owner;  // when the handler was set, or null
   Oid handler;
   int concurrency;        // 0: no limit
   int batch;              // 1: none

@@ -26,7 +26,7 @@ Oid resolve(const char* handler) {
   if (is_exact(handler)) {
     return to_regprocedure_or_none(handler);
   }
-  const Oid with_input = to_regprocedure_or_none(psprintf("%s(jsonb)", handler));
+  const Oid with_input = to_regprocedure_or_none(psprintf("%s(pg_catalog.jsonb)", handler));
   return OidIsValid(with_input) ? with_input : to_regprocedure_or_none(psprintf("%s()", handler));
 }
 
@@ -69,6 +69,8 @@ Datum describe(Oid function, const char* handler) {
   escape_json(&json, get_namespace_name(form->pronamespace));
   appendStringInfoString(&json, ",\"name\":");
   escape_json(&json, NameStr(form->proname));
+  appendStringInfoString(&json, ",\"owner\":");
+  escape_json(&json, GetUserNameFromId(form->proowner, false));
   appendStringInfo(&json, ",\"args\":[%s],\"kind\":\"%c\",\"oid\":%u}", form->pronargs == 1 ? "\"jsonb\"" : "",
                    form->prokind, function);
   ReleaseSysCache(tuple);

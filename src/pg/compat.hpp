@@ -69,6 +69,14 @@ inline bool may_use_schema(Oid schema, Oid role) {
 #endif
 }
 
+inline bool can_become(Oid member, Oid role) {
+#if PG_VERSION_NUM >= 160000
+  return member_can_set_role(member, role);
+#else
+  return is_member_of_role(member, role);
+#endif
+}
+
 inline void no_transaction_timeout() {
 #if PG_VERSION_NUM >= 170000
   if (get_timeout_active(TRANSACTION_TIMEOUT)) {
