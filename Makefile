@@ -4,9 +4,11 @@
 #   make demo            a real run on this machine's own files, on a throwaway server
 #   make play            psql on a throwaway server
 #   make check           all tests; or some: SUITES="regress tap", REGRESS=queues, ISOLATION=..., PGTAP=..., TAP=...
+#   make bench           measures each workload beside its plain-SQL limit; LONG=1, ONLY="drain latency", MINUTES=n
+#   make bench-peers     measures pg-boss and graphile-worker (from npm) beside ours
 #   make lint, headers   the checks of the sources alone; make format lays them out as lint wants
 
-TASKS = demo play check lint headers format
+TASKS = demo play check bench bench-peers lint headers format
 
 ifneq ($(filter $(TASKS),$(MAKECMDGOALS)),)
 
@@ -22,6 +24,16 @@ check:
 	@test/setup/packages build test clients
 	@test/setup/build
 	@test/setup/check
+
+bench:
+	@test/setup/packages build bench
+	@test/setup/build
+	@test/bench/run bench.py
+
+bench-peers:
+	@test/setup/packages build bench peers
+	@test/setup/build
+	@test/bench/run peers/peers.py
 
 lint headers:
 	@test/setup/packages build test

@@ -1,0 +1,123 @@
+#!/usr/bin/python3
+"""make bench-peers: enqueue, drain and latency of pg-boss and graphile-worker beside ours, in the same run.
+
+To be run in a workspace. Installs them by npm into a folder of that; if the machine's Node is too old for them, also a
+Node, from its npm package. LONG=1: longer. Leaves peers.json and peers.svg in $RESULTS."""
+
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.dirname(HERE))
+sys.dont_write_bytecode = True
+
+from lib import plot, report  # noqa: E402
+from lib.bench import Bench, about  # noqa: E402
+from lib.measure import Row, percentile  # noqa: E402
+from lib.server import command  # noqa: E402
+
+PACKAGES = ("pg-boss@12", "graphile-worker@0.18")
+NODE_WANTED = (22, 18)  # what both of them ask for
+SYSTEMS = ("underway", "pgboss", "graphile")
+CONFIGURATIONS = ("default", "best")
+
+
+def main():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
+    long = os.environ.get("LONG", "") not in ("", "0")
+    node = install()
+    bench = Bench(long)
+    try:
+        facts = about(bench, "long" if long else "short")
+        facts["node"] = subprocess.run([node, "--version"], text=True, stdout=subprocess.PIPE, check=True).stdout.strip()
+        rows = measure(bench, node, facts)
+        facts["load at the end"] = os.getloadavg()[0]
+    finally:
+        bench.close()
+    print("\n" + report.table(rows, limit="peer"))
+    print(f"\nload average at the start {facts['load at the start']:.1f}, at the end {facts['load at the end']:.1f}")
+    for name, content in (("peers.json", report.as_json(facts, rows)), ("peers.svg", plot.svg(facts, rows, "underway beside its peers"))):
+        with open(os.path.join(os.environ["RESULTS"], name), "w") as file:
+            file.write(content)
+
+
+def install():
+    """The Node to use."""
+    with open(os.path.join(HERE, "package.json"), "w") as file:
+        file.write('{"private": true, "type": "module"}\n')
+    try:
+        version = subprocess.run(["node", "--version"], text=True, stdout=subprocess.PIPE).stdout.strip()[1:]
+        enough = tuple(int(part) for part in version.split(".")[:2]) >= NODE_WANTED
+    except (FileNotFoundError, ValueError):
+        enough = False
+    own = [] if enough else [f"node-linux-{ {'x86_64': 'x64', 'aarch64': 'arm64'}[platform.machine()] }@22"]
+    print(f"npm install {' '.join([*PACKAGES, *own])}", flush=True)
+    command("npm", "install", "--prefix", HERE, "--no-audit", "--no-fund", "--no-save", "--loglevel=error", *PACKAGES, *own)
+    return "node" if enough else os.path.join(HERE, "node_modules", own[0].split("@")[0], "bin", "node")
+
+
+def measure(bench, node, facts):
+    bench.configure(underway__max_workers=4)
+    kinds = [(system, configuration) for system in SYSTEMS for configuration in CONFIGURATIONS]
+
+    def drive(system, configuration, workload, **options):
+        environment = {**os.environ, "PGHOST": bench.server.folder, "PGUSER": "postgres", "PGDATABASE": f"peer_{system}"}
+        done = subprocess.run([node, os.path.join(HERE, "driver.mjs"), system, configuration, workload, json.dumps(options)], env=environment,
+                              text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=300)
+        if done.returncode != 0:
+            raise RuntimeError(f"{system}, {configuration}, {workload}: {done.stderr[-2000:]}")
+        return json.loads(done.stdout.splitlines()[-1])
+
+    def settle(system):
+        with bench.server.session(f"peer_{system}") as session:
+            session.run("VACUUM (ANALYZE)")
+            session.run("CHECKPOINT")
+
+    with bench.server.session() as admin:
+        for system in SYSTEMS:
+            admin.run(f"CREATE DATABASE peer_{system}")
+    for system, configuration in kinds:
+        told = drive(system, configuration, "setup")
+        facts[f"{system}, {configuration}"] = f"{told['version']}, settings: {told['settings']}"
+    print("\n".join(f"{name}: {value}" for name, value in facts.items()), flush=True)
+
+    found = {(what, *kind): [] for what in ("enqueue", "drain", "p50", "p99") for kind in kinds}
+    for number in range(bench.pick(2, 7)):
+        for system, configuration in kinds if number % 2 == 0 else reversed(kinds):
+            began = time.monotonic()
+            key = system, configuration
+            settle(system)
+            found["enqueue", *key].append(drive(*key, "enqueue", seconds=bench.pick(2, 10)))
+            drive(*key, "clear")
+            # The others take a job at a time by default: what has run after some seconds tells their rate as well.
+            jobs = bench.pick(20_000, 200_000) // (1 if configuration == "best" else 4)
+            drive(*key, "fill", jobs=jobs)
+            settle(system)
+            found["drain", *key].append(drive(*key, "drain", jobs=jobs, seconds=bench.pick(6, 60)))
+            drive(*key, "clear")
+            seen = drive(*key, "latency", jobs=bench.pick(300, 3000), seconds=bench.pick(5, 60))
+            found["p50", *key].append(percentile(seen, 0.5))
+            found["p99", *key].append(percentile(seen, 0.99))
+            print(f"  round {number + 1}, {system}, {configuration}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+
+    rows = []
+    for what, title, unit in (("enqueue", "enqueue, 10 callers", "/s"), ("drain", "drain", "/s"),
+                              ("p50", "enqueue to handler, p50", "ms"), ("p99", "enqueue to handler, p99", "ms")):
+        for configuration in CONFIGURATIONS:
+            ours = found[what, "underway", configuration]
+            peers = {system: found[what, system, configuration] for system in SYSTEMS[1:]}
+            fastest = max(peers, key=lambda system: sum(peers[system])) if unit == "/s" else None
+            for system, figures in peers.items():
+                rows.append(Row(f"{title}, {configuration}: {system}", unit, ours, figures,
+                                at_least=2.5 if what == "drain" and configuration == "best" and system == fastest else None))
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Draining a queue with batch => 100 whose handler does nothing; finished tasks are kept.
+
+Limit: hand-written set-based claim and finish of 100 rows, in two commits, in tables of the same shape and indexes:
+CLAIM_100 and finish() of lib/plain.py, by pgbench with prepared statements, as many clients as workers. It calls no
+handler and keeps nothing that the extension would not keep."""
+
+import statistics
+
+from lib.measure import Row
+from lib.plain import CLAIM_100, COPIES, finish, insert_many
+
+WORKERS = (2, 4)
+
+
+def run(bench):
+    tasks = bench.pick(40_000, 400_000)
+    tried = {}
+    for workers in WORKERS:
+        bench.configure(underway__max_workers=workers)
+        figures, limits = [], []
+        with bench.database("drain") as db:
+            db.queue("q", "nothing", batch=100)
+            db.run(COPIES)
+            for _ in range(bench.rounds):
+                db.warm("q", workers)
+                figures.append(db.drain("q", tasks))
+                limits.append(by_hand(db, tasks, workers))
+        tried[workers] = {"figures": figures, "limits": limits}
+    workers = max(tried, key=lambda n: statistics.median(tried[n]["figures"]))
+    yield Row("drain, batch => 100, kept", "/s", **tried[workers], at_least=0.9,
+              limit="hand-written claim and finish of 100 rows, two commits", note=f"{workers} workers", detail=tried)
+
+
+def by_hand(db, tasks, clients):
+    # A tenth more rows than are taken: the last claims would find less than 100.
+    db.run(insert_many(tasks + tasks // 10))
+    db.settle()
+    script = f"{CLAIM_100.format(change='slot = :client_id')};\n{finish(db.main, 'slot = :client_id')};\n"
+    rate = db.pgbench(script, clients, transactions=tasks // 100 // clients)
+    db.run("DELETE FROM plain_task")
+    return 100 * rate

@@ -1,0 +1,82 @@
+"""2,000 tasks a second while somebody holds a transaction open.
+
+Limit: the same load without it, run just before. pgbench enqueues at that rate (Poisson) from 8 connections, with the
+time in the input; the handler records the time between. The transaction has an id and a snapshot, so nothing that ends
+meanwhile can be vacuumed. Then it is released under the same load, and second by second it is looked for when the p99
+is back within 1.5 times that of the limit, for 5 seconds on end."""
+
+import time
+
+from lib.measure import Row, percentile
+
+RATE = 2000
+HANDLER = """CREATE TABLE seen (at timestamptz, delay float8);
+CREATE FUNCTION see(input jsonb) RETURNS void LANGUAGE plpgsql AS $$
+    DECLARE now timestamptz := clock_timestamp();
+    BEGIN INSERT INTO seen VALUES (now, extract(epoch FROM now) - (input ->> 't')::float8); END $$"""
+ENQUEUE = "SELECT underway.enqueue('q', jsonb_build_object('t', extract(epoch FROM clock_timestamp())));"
+
+
+def run(bench):
+    bench.configure(underway__max_workers=4)
+    seconds = bench.seconds(10, 30)
+    after = max(15, min(60, seconds))
+    with bench.database("held") as db:
+        db.run(HANDLER)
+        db.queue("q", "see")
+        db.warm("warm_up", 4)
+        db.pgbench(ENQUEUE, 8, seconds=2, rate=RATE)
+        free = load(db, seconds)
+        limit = look(db, *free)
+        holder = db.session()
+        holder.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT pg_current_xact_id(), count(*) FROM underway_internal.queue")
+        began, ended, background = load(db, seconds, more=after)
+        held = look(db, began, ended)
+        sizes = db.run("""SELECT pg_table_size('underway_internal.task'), pg_indexes_size('underway_internal.task'),
+            n_dead_tup FROM pg_stat_all_tables WHERE relid = 'underway_internal.task'::regclass""")[0]
+        released = time.time()
+        holder.run("COMMIT")
+        holder.close()
+        background.tps(timeout=after + 120)
+        drained(db)
+        normal = back_to_normal(db, released, released + after - 2, 1.5 * limit["p99"])
+    detail = {"seconds": seconds, "held at its end": dict(zip(("table bytes", "index bytes", "dead rows known"), map(int, sizes)))}
+    yield Row("2,000/s, transaction held open: throughput", "/s", [held["rate"]], [limit["rate"]], at_least=0.95,
+              limit="the same without it", note=f"{seconds} s each", detail=detail)
+    yield Row("2,000/s, transaction held open: p99", "ms", [1000 * held["p99"]], [1000 * limit["p99"]], at_most=2,
+              limit="the same without it", detail={"p50 ms": 1000 * held["p50"], "p50 ms without": 1000 * limit["p50"]})
+    yield Row("normal again after its release", "s", [normal], at_most=60, note=f"looked at for {after} s; infinite: not within them")
+
+
+def load(db, seconds, more=None):
+    """The time span of the load, at whose end everything has run; with more: which goes on as a background process."""
+    began = time.time()
+    process = db.start_pgbench(ENQUEUE, 8, seconds=seconds + (more or 0), rate=RATE)
+    if more:
+        time.sleep(seconds)
+        return began, time.time(), process
+    process.tps(timeout=seconds + 120)
+    ended = time.time()
+    drained(db)
+    return began, ended
+
+
+def drained(db):
+    db.wait_for(db.value("SELECT underway.enqueue('q', jsonb_build_object('t', extract(epoch FROM clock_timestamp())), priority => 15)"), 300)
+
+
+def look(db, began, ended):
+    delays = [float(delay) for (delay,) in db.run(f"SELECT delay FROM seen WHERE at BETWEEN to_timestamp({began}) AND to_timestamp({ended})")]
+    return {"rate": len(delays) / (ended - began), "p50": percentile(delays, 0.5), "p99": percentile(delays, 0.99)}
+
+
+def back_to_normal(db, released, until, most):
+    p99 = [float(value) for (value,) in db.run(f"""SELECT percentile_disc(0.99) WITHIN GROUP (ORDER BY delay) FROM seen
+        WHERE at >= to_timestamp({released}) AND at < to_timestamp({until})
+        GROUP BY floor(extract(epoch FROM at) - {released}) ORDER BY floor(extract(epoch FROM at) - {released})""")]
+    good = 0
+    for second, value in enumerate(p99, 1):
+        good = good + 1 if value <= most else 0
+        if good == 5:
+            return second - 5 if second > 5 else 0
+    return float("inf")

@@ -1,0 +1,81 @@
+"""From commit to handler: an idle server with a warm worker, and one with 300 tasks a second.
+
+The client notes the time, sends the COMMIT of a transaction that has enqueued a task, and notes the time of the answer;
+the handler records its clock. The figure counts from the sending, so it holds the flush of the enqueue and the flush of
+the claim; counted from the answer it is in the detail. Limit: one commit of an UPDATE, sending to answer, on the same
+connection, measured in the same rounds. The handler records only its number and the time."""
+
+import random
+import time
+
+from lib.bench import UPDATED
+from lib.measure import Row, percentile
+
+HANDLER = """CREATE TABLE seen (n int, at timestamptz);
+CREATE FUNCTION see(input jsonb) RETURNS void LANGUAGE plpgsql AS
+    $$ BEGIN INSERT INTO seen VALUES ((input ->> 'n')::int, clock_timestamp()); END $$"""
+
+
+def run(bench):
+    bench.configure(underway__max_workers=4)
+    idle, busy, flush = [], [], []
+    with bench.database("latency") as db:
+        db.run(HANDLER)
+        db.run(UPDATED)
+        db.run("INSERT INTO updated VALUES (0, 0)")
+        db.queue("q", "see")
+        sample(db, [0.005] * 50)  # the first ones fill caches
+        for _ in range(bench.rounds):
+            # No task comes before the last one has ended; how long after it varies, so as to beat in no rhythm.
+            rolls = random.Random(1)
+            idle.append(sample(db, [rolls.uniform(0.004, 0.01) for _ in range(bench.pick(200, 2000))]))
+            flush.append(flushes(db, bench.pick(200, 2000)))
+            busy.append(sample(db, [rolls.expovariate(300) for _ in range(bench.pick(600, 18000))], open_loop=True))
+    flush_limits = {share: [1000 * percentile(times, share) for times in flush] for share in (0.5, 0.95, 0.99)}
+    for title, samples, shares in (("idle", idle, ((0.5, 1), (0.99, 5))), ("300/s", busy, ((0.5, 1), (0.95, 4.5)))):
+        for share, most in shares:
+            figures = [1000 * percentile([seen - sent for sent, _, seen in one], share) for one in samples]
+            answered = [1000 * percentile([seen - answered for _, answered, seen in one], share) for one in samples]
+            yield Latency(f"commit to handler, {title}, p{100 * share:g}", "ms", figures, flush_limits[share], at_most=most,
+                          limit="one commit", detail={"counted from the answer to the commit": answered})
+
+
+class Latency(Row):
+    """The figure is judged and not its ratio to the limit, which is shown."""
+
+    @property
+    def judged(self):
+        return self.figures
+
+
+def sample(db, gaps, open_loop=False):
+    """(sent, answered, seen) of one task after each gap. open_loop: at times fixed beforehand, whatever the answers take."""
+    db.run("DELETE FROM seen")
+    taken = []
+    due = time.time()
+    for n, gap in enumerate(gaps):
+        due = due + gap if open_loop else time.time() + gap
+        time.sleep(max(0, due - time.time()))
+        db.run("BEGIN")
+        task = db.value(f"""SELECT underway.enqueue('q', '{{"n": {n}}}')""")
+        sent = time.time()
+        db.run("COMMIT")
+        taken.append((sent, time.time()))
+    db.wait_for(task, 60)
+    deadline = time.time() + 60
+    while int(db.value("SELECT count(*) FROM seen")) < len(gaps):
+        if time.time() > deadline:
+            raise RuntimeError("some tasks have not run after a minute")
+        time.sleep(0.05)
+    seen = {int(n): float(at) for n, at in db.run("SELECT n, extract(epoch FROM at) FROM seen")}
+    return [(*times, seen[n]) for n, times in enumerate(taken)]
+
+
+def flushes(db, count):
+    times = []
+    for _ in range(count):
+        db.run("BEGIN; UPDATE updated SET n = n + 1")
+        began = time.time()
+        db.run("COMMIT")
+        times.append(time.time() - began)
+    return times

@@ -1,0 +1,48 @@
+"""16 clients enqueueing while all workers are busy.
+
+Limit: the same without the wake-up: the function that enqueue calls to note what is to be told at commit is replaced by
+a built-in one that does nothing, so that the commit lowers no mark and sets no latch. 20 pairs, each in the order that
+the one before did not have. All workers sleep in a long task; the same database, table and workers serve both."""
+
+from lib.measure import Row
+
+PAIRS = 20
+ENQUEUE = """SELECT underway.enqueue('q', '{"x": 1}');"""
+NOTE = "underway_internal.note(queue_id int, priority int, run_at timestamptz, id uuid, tasks int DEFAULT 1) RETURNS bool"
+# A built-in function of the language internal that looks at none of its arguments.
+WITHOUT = f"CREATE OR REPLACE FUNCTION {NOTE} LANGUAGE internal VOLATILE AS 'pg_is_in_recovery'"
+
+
+def run(bench):
+    bench.configure(underway__max_workers=4)
+    row = Row("16 clients enqueue, workers busy", "/s", [], [], most_loss=0.02, limit="the same without the wake-up", note=f"{PAIRS} pairs")
+    with bench.database("wake_up") as db:
+        db.run("CREATE FUNCTION sleep(jsonb) RETURNS void LANGUAGE sql AS 'SELECT pg_sleep(86400)'")
+        db.queue("busy", "sleep", timeout="1 day")
+        db.queue("q", "nothing")
+        original = db.run("SELECT prosrc, probin FROM pg_proc WHERE oid = 'underway_internal.note'::regproc")[0]
+        with_wake_up = f"CREATE OR REPLACE FUNCTION {NOTE} LANGUAGE c VOLATILE AS '{original[1]}', '{original[0]}'"
+        db.fill("busy", 4)
+        wait_until_busy(db, 4)
+        measure = lambda: db.pgbench(ENQUEUE, 16, transactions=bench.pick(200, 2000))
+        measure()
+        for pair in range(PAIRS):
+            for first in (True, False):
+                if first == (pair % 2 == 0):
+                    db.run(with_wake_up)
+                    row.figures.append(measure())
+                else:
+                    db.run(WITHOUT)
+                    row.limits.append(measure())
+            db.run("DELETE FROM underway_internal.task WHERE state = 'pending'")
+            db.run("VACUUM underway_internal.task")
+    yield row
+
+
+def wait_until_busy(db, workers):
+    import time
+    deadline = time.monotonic() + 60
+    while int(db.value("SELECT count(*) FROM underway.tasks WHERE state = 'in_progress'")) < workers:
+        if time.monotonic() > deadline:
+            raise RuntimeError("the workers did not take the long tasks")
+        time.sleep(0.1)
