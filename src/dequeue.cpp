@@ -124,8 +124,11 @@ claim_result dequeue(queue_info* q, int priority, int max_tasks, MemoryContext m
     pg::as_owner owner(true);
     claimed = claim_tasks({q->entry, q->id, q->ttl, q->max_attempts, worker, number_of(my_slot)}, priority, max_tasks, memory, tasks);
   }
-  pg::call([] {
-    waitpoint(waitpoint_id::claimed);
+  pg::call([&claimed] {
+    // Not with empty hands: a worker that looked in vain beside the one that a test holds must not be held too.
+    if (claimed.count > 0) {
+      waitpoint(waitpoint_id::claimed);
+    }
     ForceSyncCommit();  // what runs must be known to run, whatever the durability of the work (promise 4)
   });
   if (!is_current() || (claimed.count > 0 && tasks[0].crashes > 0 && !enter_suspect(tasks[0].crashes))) {
