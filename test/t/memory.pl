@@ -9,9 +9,10 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Session;
 use Test::More;
+use Underway;
 
 my $failures = $ENV{UNDERWAY_FAILURES} // 30_000;
-my $node = Session::server('memory', conf => "underway.max_workers = 1\nautovacuum = off\nlog_min_messages = panic\n");
+my $node = start_server('memory', extension => 1, conf => "underway.max_workers = 1\nautovacuum = off\nlog_min_messages = panic\n");
 my $session = Session->new($node);
 $session->value(<<'END');
 -- Fails in many ways: in PL/pgSQL, in SQL inside it, after notices, by a deferred trigger; also as part of a batch.

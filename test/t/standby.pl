@@ -9,8 +9,9 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Session;
 use Test::More;
+use Underway;
 
-my $primary = Session::server('primary', init => { allows_streaming => 1 }, conf => "underway.max_workers = 3\n");
+my $primary = start_server('primary', extension => 1, init => { allows_streaming => 1 }, conf => "underway.max_workers = 3\n");
 my $old = Session->new($primary);
 $old->value(<<'END');
 CREATE TABLE effect (task uuid);
