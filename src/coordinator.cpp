@@ -262,15 +262,26 @@ void run() {
   });
   seen_generation = db->generation - 1;
   last_busy = GetCurrentTimestamp();
-  reclaim::earlier_work(db);
+  bool caught_up = false;
+  int failures = 0;
   do {
     pg::call([loop] {
       MemoryContextSwitchTo(loop);
       MemoryContextReset(loop);
       process::house_keeping();
     });
-    const TimestampTz until = round();
-    db->failures = 0;
+    TimestampTz until = DT_NOEND;
+    try {
+      if (!caught_up) {
+        reclaim::earlier_work(db);
+        caught_up = true;
+      }
+      until = round();
+    } catch (pg::error& e) {
+      process::endure(e, &failures);
+      continue;
+    }
+    db->failures = failures = 0;
     TimestampTz wait = until == DT_NOEND ? 3600 * USECS_PER_SEC : until - GetCurrentTimestamp();
     if (!has_workers()) {
       wait = std::min(wait, static_cast<TimestampTz>(settings::worker_idle_timeout) * USECS_PER_SEC + 1000);

@@ -148,6 +148,23 @@ bool still_runnable(queue_info* q) {
   return why == obstacle::none;
 }
 
+// What is to be recorded is recorded, however often that takes, within reason: after that the process ends, and the attempt is lost.
+template <class F>
+void persist(F&& record) {
+  constexpr int most_failures = 20;
+  for (int failures = 0;;) {
+    try {
+      record();
+      return;
+    } catch (pg::error& e) {
+      if (failures == most_failures) {
+        throw;
+      }
+      process::endure(e, &failures);
+    }
+  }
+}
+
 void run_together(queue_info* q, claimed_task* tasks, int n, MemoryContext memory);
 
 // One failed: it alone, then the others as a smaller batch. None in particular (at the commit): halves.
@@ -192,16 +209,20 @@ void run_together(queue_info* q, claimed_task* tasks, int n, MemoryContext memor
       continue;
     }
     culprit = a.culprit;
-    if (!a.begun && !still_runnable(q)) {
-      give_back(tasks, n);
+    bool runnable = a.begun;
+    if (!runnable) {
+      persist([&] { runnable = still_runnable(q); });
+    }
+    if (!runnable) {
+      persist([&] { give_back(tasks, n); });
       return;
     }
     if (n == 1) {
-      record_failure(tasks[0], *failure, notices);
+      persist([&] { record_failure(tasks[0], *failure, notices); });
       return;
     }
     if (cancelled && culprit >= 0) {
-      record_failure(tasks[culprit], *failure, notices);
+      persist([&] { record_failure(tasks[culprit], *failure, notices); });
       tasks[culprit] = tasks[--n];
       tries = -1;
       continue;

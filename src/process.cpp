@@ -8,6 +8,8 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 namespace underway::process {
 
 namespace {
@@ -84,6 +86,22 @@ bool extension_is_gone() {
   const bool gone = !OidIsValid(pg::extension_oid());
   tx.commit();
   return gone;
+}
+
+void endure(const pg::error& error, int* failures) {
+  constexpr TimestampTz longest_pause = 10 * USECS_PER_SEC;
+  if (extension_is_gone()) {
+    throw;
+  }
+  pg::call([&error] {
+    const ErrorData& e = error.data();
+    ereport(WARNING, (errcode(e.sqlerrcode), errmsg_internal("%s", e.message), e.detail != nullptr ? errdetail_internal("%s", e.detail) : 0,
+                      e.hint != nullptr ? errhint("%s", e.hint) : 0, e.context != nullptr ? errcontext("%s", e.context) : 0));
+  });
+  const TimestampTz end = GetCurrentTimestamp() + std::min(longest_pause, (USECS_PER_SEC / 2) << std::min((*failures)++, 10));
+  for (TimestampTz left = end - GetCurrentTimestamp(); left > 0; left = end - GetCurrentTimestamp()) {
+    (void)sleep(static_cast<long>(left / 1000) + 1, "UnderwayTrouble");
+  }
 }
 
 }  // namespace underway::process

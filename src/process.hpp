@@ -32,4 +32,8 @@ bool sleep(long milliseconds, const char* event);
 // In a transaction of its own. Throws.
 bool extension_is_gone();
 
+// What is ours failed, and may come right: the disk is full, a table is locked. Its transaction is gone. Says so in the log and pauses,
+// longer each time. Throws when the extension is gone, which nothing helps against. Called in the handler of the error.
+void endure(const pg::error& error, int* failures);
+
 }  // namespace underway::process

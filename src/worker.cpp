@@ -26,6 +26,7 @@ database_entry* database = nullptr;
 queue_list queues;
 uint32 seen_generation = 0;
 bool loaded = false;
+bool holding = false;  // tasks that were claimed
 bool some_blocked = false;  // of ours, when we looked last
 
 void leave_slot(int, Datum) {
@@ -169,6 +170,7 @@ void hold(const queue_info& q, const claimed_task* tasks, int n) noexcept {
   }
   my_slot->tasks = n;
   SpinLockRelease(&my_slot->mutex);
+  holding = n > 0;
 }
 
 // The place that this worker had under the queue's limit is free: one who sleeps can take it.
@@ -179,6 +181,7 @@ void free_place(const queue_info& q) noexcept {
   my_slot->prefetched = my_slot->begun;
   my_slot->tasks = 0;
   SpinLockRelease(&my_slot->mutex);
+  holding = false;
   if (q.concurrency > 0 && q.entry->earliest <= clock_now()) {
     (void)wake_idle(MyDatabaseId, my_slot->role, 1);
   }
@@ -263,6 +266,7 @@ void run() {
   MemoryContext loop = pg::call([] { return AllocSetContextCreate(TopMemoryContext, "underway worker", ALLOCSET_DEFAULT_SIZES); });
   pg::call([] { prepare_to_execute(); });
   overdue_timer = pg::call([] { return RegisterTimeout(USER_TIMEOUT, tell_overdue); });
+  int failures = 0;
   for (;;) {
     pg::call([&] {
       MemoryContextSwitchTo(loop);
@@ -270,8 +274,18 @@ void run() {
       MemoryContextReset(memory);
       process::house_keeping();
     });
-    if (should_leave() || !load_queues() || (!work(memory, tasks) && !idle())) {
-      return;
+    try {
+      if (should_leave() || !load_queues() || (!work(memory, tasks) && !idle())) {
+        return;
+      }
+      failures = 0;
+    } catch (pg::error& e) {
+      if (holding) {
+        throw;  // the coordinator takes them back
+      }
+      leave_suspect();
+      my_slot->tasks = 0;
+      process::endure(e, &failures);
     }
   }
 }
