@@ -165,6 +165,9 @@ UNDERWAY_ENTRY(underway_wait_for) {
     require_top_level(fcinfo, "wait_for", ", or use underway.await(id)");
     take_place(id);
     SPI_connect_ext(SPI_OPT_NONATOMIC);
+    if (IsolationUsesXactSnapshot()) {
+      SPI_commit();  // a snapshot that is older than our place would not see the end that nobody wakes us for any more
+    }
     return GetCurrentTimestamp() + ms * 1000;
   });
   seen s;

@@ -62,6 +62,10 @@ as_owner::as_owner(bool quiet) : outer_(innermost) {
   bitmapscan_ = enable_bitmapscan;
   hashjoin_ = enable_hashjoin;
   mergejoin_ = enable_mergejoin;
+  nestloop_ = enable_nestloop;
+  indexscan_ = enable_indexscan;
+  indexonlyscan_ = enable_indexonlyscan;
+  conforming_strings_ = standard_conforming_strings;
   plan_cache_mode_ = plan_cache_mode;
   jit_ = jit_enabled;
   lock_timeout_ = LockTimeout;
@@ -80,6 +84,9 @@ as_owner::as_owner(bool quiet) : outer_(innermost) {
   }
   // Our statements are always nested loops over indexes: a plan made while a table is small must not turn into scans of it.
   enable_seqscan = enable_bitmapscan = enable_hashjoin = enable_mergejoin = false;
+  enable_nestloop = enable_indexscan = enable_indexonlyscan = true;
+  // PL/pgSQL parses our functions with the settings of whoever calls them first.
+  standard_conforming_strings = true;
   plan_cache_mode = PLAN_CACHE_MODE_FORCE_GENERIC_PLAN;
   // Where a scan cannot be helped, its cost is now such that the plan would be compiled, for hundreds of milliseconds.
   jit_enabled = false;
@@ -93,6 +100,10 @@ as_owner::~as_owner() {
   enable_bitmapscan = bitmapscan_;
   enable_hashjoin = hashjoin_;
   enable_mergejoin = mergejoin_;
+  enable_nestloop = nestloop_;
+  enable_indexscan = indexscan_;
+  enable_indexonlyscan = indexonlyscan_;
+  standard_conforming_strings = conforming_strings_;
   plan_cache_mode = plan_cache_mode_;
   jit_enabled = jit_;
   LockTimeout = lock_timeout_;

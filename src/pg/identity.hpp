@@ -30,7 +30,7 @@ class as_owner {
   int nest_ = 0;
   as_owner* outer_;
   char* search_path_;
-  bool seqscan_, bitmapscan_, hashjoin_, mergejoin_, jit_;
+  bool seqscan_, bitmapscan_, hashjoin_, mergejoin_, nestloop_, indexscan_, indexonlyscan_, jit_, conforming_strings_;
   int plan_cache_mode_, lock_timeout_;
 };
 
