@@ -94,8 +94,9 @@ void publish(uint32 generation) {
   bool blocked = false;
   int held = 0;
   for (queue_info& q : queues) {
-    if (q.why == obstacle::dropped && !q.unfinished && q.entry != nullptr) {
-      // Room for another queue. Who commits a task into it finds that out, and we look again.
+    if (q.why == obstacle::dropped && !q.unfinished && q.entry != nullptr && !OidIsValid(q.entry->role) && !q.entry->quiet) {
+      // Room for another queue. It was published as dropped before we read the table, so that who has committed a task into it since
+      // has told us, or will find it gone and tell us: we look again.
       q.entry = nullptr;
       forget_queue_entry(db->oid, q.id);
     }
