@@ -5,7 +5,7 @@ from html import escape
 
 from .report import number, to_reach
 
-WIDTH, LEFT, BAR, LINE = 1000, 330, 360, 24
+WIDTH, LEFT, BAR, LINE = 1080, 330, 360, 24
 GOOD, BAD, SHOWN, MARK, INK, FAINT = "#2e8b57", "#c0562f", "#8a97a5", "#1d2733", "#1d2733", "#6b7785"
 
 
