@@ -65,7 +65,7 @@ def main():
     with open(os.path.join(os.environ["RESULTS"], "bench.json"), "w") as file:
         file.write(report.as_json(facts, bench.rows))
     with open(os.path.join(os.environ["RESULTS"], "bench.svg"), "w") as file:
-        file.write(plot.svg(facts, bench.rows))
+        file.write(plot.limits(facts, bench.rows))
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
 

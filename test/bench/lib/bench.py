@@ -1,6 +1,7 @@
 """What every workload is given: the server, fresh databases on it, and the form (short or long) of the run."""
 
 import os
+import statistics
 import subprocess
 import time
 from contextlib import contextmanager
@@ -27,6 +28,17 @@ class Bench:
     @property
     def rounds(self):
         return self.pick(3, 9)
+
+    def best_of(self, numbers, measure):
+        """measure(number, rounds) gives (figures, limits); those of the number with the highest median figure, and all that
+        was tried. The long form measures every number fully, the short one goes on with the one that was best at first."""
+        tried = {number: measure(number, self.pick(1, self.rounds)) for number in numbers}
+        best = max(tried, key=lambda number: statistics.median(tried[number][0]))
+        figures, limits = tried[best]
+        if not self.long:
+            more = measure(best, self.rounds - 1)
+            figures, limits = figures + more[0], limits + more[1]
+        return best, figures, limits, {str(number): {"figures": f, "limits": l} for number, (f, l) in tried.items()}
 
     def seconds(self, short, long_minutes):
         """How long a run over time takes; MINUTES overrides both."""
@@ -111,7 +123,7 @@ class Database:
 
     def warm(self, queue, workers):
         """Until so many workers have started: they stay for a minute after their last task."""
-        self.run("CREATE OR REPLACE FUNCTION a_while(jsonb) RETURNS void LANGUAGE sql AS 'SELECT pg_sleep(0.2)'")
+        self.run("CREATE OR REPLACE FUNCTION a_while(jsonb) RETURNS void LANGUAGE sql AS 'SELECT pg_sleep(0.1)'")
         if self.value("SELECT count(*) FROM underway.queues WHERE name = 'warm_up'") == "0":
             self.queue("warm_up", "a_while")
         deadline = time.monotonic() + 60
@@ -119,8 +131,7 @@ class Database:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"fewer than {workers} workers after a minute")
             self.fill("warm_up", workers)
-            time.sleep(0.3)
-        self.wait_for(self.value("SELECT underway.enqueue('warm_up', priority => 15)"), 60)
+            self.wait_for(self.value("SELECT underway.enqueue('warm_up', priority => 15)"), 60)
         self.wait_for(self.value(f"SELECT underway.enqueue('{queue}')"), 60)
 
     def drain(self, queue, tasks):

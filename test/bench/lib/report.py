@@ -39,18 +39,24 @@ def verdict(row):
     return {True: "yes", False: "NO", None: ""}[row.reached]
 
 
-def table(rows, limit="limit"):
-    lines = [("workload", "unit", "figure", limit, "ratio", "to reach", "reached")]
+def table(rows):
+    lines = [("workload", "unit", "figure", "limit", "ratio", "to reach", "reached")]
     lines += [(row.workload, row.unit, spread(row.figures), spread(row.limits), ratio_of(row), to_reach(row), verdict(row)) for row in rows]
+    below = [None] + ["; ".join(word for word in (row.limit and "limit: " + row.limit, row.note) if word) for row in rows]
+    return aligned(lines, (0, 1, 5, 6), below)
+
+
+def aligned(lines, left, below=None):
+    """The first line is the heading. left: the columns that hold words; below: a remark under each line."""
     widths = [max(len(line[n]) for line in lines) for n in range(len(lines[0]))]
     text = []
     for n, line in enumerate(lines):
-        left = [cell.ljust(width) if column in (0, 1, 5, 6) else cell.rjust(width) for column, (cell, width) in enumerate(zip(line, widths))]
-        text.append("  ".join(left).rstrip())
+        cells = [cell.ljust(width) if column in left else cell.rjust(width) for column, (cell, width) in enumerate(zip(line, widths))]
+        text.append("  ".join(cells).rstrip())
         if n == 0:
             text.append("  ".join("-" * width for width in widths))
-        elif rows[n - 1].limit or rows[n - 1].note:
-            text.append("    " + "; ".join(word for word in (rows[n - 1].limit and "limit: " + rows[n - 1].limit, rows[n - 1].note) if word))
+        elif below and below[n]:
+            text.append("    " + below[n])
     return "\n".join(text)
 
 

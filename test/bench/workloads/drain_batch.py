@@ -4,8 +4,6 @@ Limit: hand-written set-based claim and finish of 100 rows, in two commits, in t
 CLAIM_100 and finish() of lib/plain.py, by pgbench with prepared statements, as many clients as workers. It calls no
 handler and keeps nothing that the extension would not keep."""
 
-import statistics
-
 from lib.measure import Row
 from lib.plain import CLAIM_100, COPIES, finish, insert_many
 
@@ -13,22 +11,22 @@ WORKERS = (2, 4)
 
 
 def run(bench):
-    tasks = bench.pick(40_000, 400_000)
-    tried = {}
-    for workers in WORKERS:
-        bench.configure(underway__max_workers=workers)
-        figures, limits = [], []
-        with bench.database("drain") as db:
-            db.queue("q", "nothing", batch=100)
-            db.run(COPIES)
-            for _ in range(bench.rounds):
-                db.warm("q", workers)
-                figures.append(db.drain("q", tasks))
-                limits.append(by_hand(db, tasks, workers))
-        tried[workers] = {"figures": figures, "limits": limits}
-    workers = max(tried, key=lambda n: statistics.median(tried[n]["figures"]))
-    yield Row("drain, batch => 100, kept", "/s", **tried[workers], at_least=0.9,
+    workers, figures, limits, tried = bench.best_of(WORKERS, lambda *how: measure(bench, bench.pick(20_000, 400_000), *how))
+    yield Row("drain, batch => 100, kept", "/s", figures, limits, at_least=0.9,
               limit="hand-written claim and finish of 100 rows, two commits", note=f"{workers} workers", detail=tried)
+
+
+def measure(bench, tasks, workers, rounds):
+    bench.configure(underway__max_workers=workers)
+    figures, limits = [], []
+    with bench.database("drain") as db:
+        db.queue("q", "nothing", batch=100)
+        db.run(COPIES)
+        for _ in range(rounds):
+            db.warm("q", workers)
+            figures.append(db.drain("q", tasks))
+            limits.append(by_hand(db, tasks, workers))
+    return figures, limits
 
 
 def by_hand(db, tasks, clients):

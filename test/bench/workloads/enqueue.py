@@ -15,7 +15,7 @@ def run(bench):
         db.queue("q", "nothing")
         db.run("SELECT underway.pause_queue('q')")
         db.run(COPIES)
-        seconds = bench.pick(2, 10)
+        seconds = bench.pick(1, 10)
         for _ in range(bench.rounds):
             db.settle()
             row.figures.append(db.pgbench(ENQUEUE, 10, seconds=seconds))

@@ -19,12 +19,12 @@ ENQUEUE = "SELECT underway.enqueue('q', jsonb_build_object('t', extract(epoch FR
 
 def run(bench):
     bench.configure(underway__max_workers=4)
-    seconds = bench.seconds(10, 30)
-    after = max(15, min(60, seconds))
+    seconds = bench.seconds(6, 30)
+    after = max(10, min(60, seconds))
     with bench.database("held") as db:
         db.run(HANDLER)
         db.queue("q", "see")
-        db.warm("warm_up", 4)
+        db.warm("q", 4)
         db.pgbench(ENQUEUE, 8, seconds=2, rate=RATE)
         free = load(db, seconds)
         limit = look(db, *free)
@@ -41,11 +41,13 @@ def run(bench):
         drained(db)
         normal = back_to_normal(db, released, released + after - 2, 1.5 * limit["p99"])
     detail = {"seconds": seconds, "held at its end": dict(zip(("table bytes", "index bytes", "dead rows known"), map(int, sizes)))}
-    yield Row("2,000/s, transaction held open: throughput", "/s", [held["rate"]], [limit["rate"]], at_least=0.95,
-              limit="the same without it", note=f"{seconds} s each", detail=detail)
-    yield Row("2,000/s, transaction held open: p99", "ms", [1000 * held["p99"]], [1000 * limit["p99"]], at_most=2,
+    meant = limit["rate"] > 0.95 * RATE  # else the load is more than the machine can do, and nothing can be said
+    yield Row("2,000/s, transaction held open: throughput", "/s", [held["rate"]], [limit["rate"]], at_least=0.95 if meant else None,
+              limit="the same without it", detail=detail,
+              note=f"{seconds} s each" + ("" if meant else "; the machine does not do 2,000/s even without it: not judged"))
+    yield Row("2,000/s, transaction held open: p99", "ms", [1000 * held["p99"]], [1000 * limit["p99"]], at_most=2 if meant else None,
               limit="the same without it", detail={"p50 ms": 1000 * held["p50"], "p50 ms without": 1000 * limit["p50"]})
-    yield Row("normal again after its release", "s", [normal], at_most=60, note=f"looked at for {after} s; infinite: not within them")
+    yield Row("normal again after its release", "s", [normal], at_most=60 if meant else None, note=f"looked at for {after} s; infinite: not within them")
 
 
 def load(db, seconds, more=None):

@@ -30,7 +30,7 @@ def run(bench):
             rolls = random.Random(1)
             idle.append(sample(db, [rolls.uniform(0.004, 0.01) for _ in range(bench.pick(200, 2000))]))
             flush.append(flushes(db, bench.pick(200, 2000)))
-            busy.append(sample(db, [rolls.expovariate(300) for _ in range(bench.pick(600, 18000))], open_loop=True))
+            busy.append(sample(db, [rolls.expovariate(300) for _ in range(bench.pick(450, 18000))], open_loop=True))
     flush_limits = {share: [1000 * percentile(times, share) for times in flush] for share in (0.5, 0.95, 0.99)}
     for title, samples, shares in (("idle", idle, ((0.5, 1), (0.99, 5))), ("300/s", busy, ((0.5, 1), (0.95, 4.5)))):
         for share, most in shares:

@@ -4,40 +4,39 @@ Limit: a second server, a copy of the first one's files, that does not load it. 
 before did not have; half-way the two servers exchange their roles, so that neither one's place on the disk counts."""
 
 from lib.measure import Row
+from lib.server import command
 
 PAIRS = 20
 CLIENTS = 8
 
 
 def run(bench):
-    row = Row("pgbench TPC-B, extension idle", "/s", [], [], most_loss=0.01, limit="the same without the extension loaded", note=f"{PAIRS} pairs")
+    row = Row("pgbench TPC-B, extension idle", "/s", [], [], most_loss=0.01, limit="the same without the extension loaded",
+              note=f"{PAIRS} pairs")
     with bench.database("tpcb") as db:
-        import os, subprocess
-        subprocess.run(["pgbench", "-i", "-q", "-s", "10", db.name], check=True, timeout=300, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                       env={**os.environ, "PGHOST": bench.server.folder, "PGUSER": "postgres"})
+        command("pgbench", "-i", "-q", "-s", "10", "-h", bench.server.folder, "-U", "postgres", db.name)
         db.main.close()
-        ours = bench.server
-        ours.stop()
-        theirs = bench.copy_of_server("other")
+        bench.server.stop()
+        other = bench.copy_of_server("other")
         try:
             for half in range(2):
-                pair_of(ours, theirs)
+                ours, theirs = (bench.server, other) if half == 0 else (other, bench.server)
+                prepare(ours, theirs)
                 for pair in range(PAIRS // 2):
                     for first in (True, False):
                         server, figures = (ours, row.figures) if first == (pair % 2 == 0) else (theirs, row.limits)
-                        figures.append(server.pgbench(db.name, "tpcb-like", CLIENTS, transactions=bench.pick(120, 4000)))
-                ours, theirs = theirs, ours
+                        figures.append(server.pgbench(db.name, "tpcb-like", CLIENTS, transactions=bench.pick(80, 4000)))
         finally:
+            other.remove()
             bench.server.restart(shared_preload_libraries="underway", underway__max_workers=4)
-            theirs.stop() if theirs is not bench.server else ours.stop()
     yield row
 
 
-def pair_of(ours, theirs):
+def prepare(ours, theirs):
     ours.restart(shared_preload_libraries="underway", underway__max_workers=4)
     theirs.restart(shared_preload_libraries="", underway__max_workers=None)
     for server in (ours, theirs):
-        server.pgbench("tpcb", "tpcb-like", CLIENTS, seconds=1)
+        server.pgbench("tpcb", "tpcb-like", CLIENTS, transactions=100)
         with server.session("tpcb") as session:
             session.run("VACUUM pgbench_branches")
             session.run("CHECKPOINT")

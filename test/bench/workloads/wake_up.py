@@ -24,7 +24,7 @@ def run(bench):
         with_wake_up = f"CREATE OR REPLACE FUNCTION {NOTE} LANGUAGE c VOLATILE AS '{original[1]}', '{original[0]}'"
         db.fill("busy", 4)
         wait_until_busy(db, 4)
-        measure = lambda: db.pgbench(ENQUEUE, 16, transactions=bench.pick(200, 2000))
+        measure = lambda: db.pgbench(ENQUEUE, 16, transactions=bench.pick(120, 2000))
         measure()
         for pair in range(PAIRS):
             for first in (True, False):
