@@ -56,7 +56,9 @@ BEGIN
               AND y.home_database = (SELECT d.oid::bigint FROM pg_database d WHERE d.datname = current_database())
             ORDER BY x.expires_at LIMIT max_tasks - n LOOP
         PERFORM underway_internal.note_locked(t.queue_id, t.priority, t.run_at, t.id);
-        DELETE FROM underway_internal.task x WHERE x.id = t.id AND x.attempt = 0 AND x.state = 'pending' RETURNING x.* INTO t;
+        DELETE FROM underway_internal.task x WHERE x.id IN (
+            SELECT y.id FROM underway_internal.task y
+            WHERE y.id = t.id AND y.attempt = 0 AND y.state = 'pending' FOR UPDATE SKIP LOCKED) RETURNING x.* INTO t;
         IF FOUND THEN
             PERFORM underway_internal.expire_task(t, NULL);
             n := n + 1;
@@ -65,10 +67,18 @@ BEGIN
     RETURN n;
 END $$;
 
+-- When a task-level ttl is over next. What the sweep has passed over, since a client has it locked, is looked at again soon.
 CREATE FUNCTION underway_internal.next_expiry() RETURNS timestamptz LANGUAGE plpgsql AS $$
+DECLARE
+    now timestamptz := underway_internal.clock();
+    next timestamptz;
 BEGIN
-    RETURN (SELECT t.expires_at FROM underway_internal.task t
-        WHERE t.expires_at IS NOT NULL AND t.attempt = 0 AND t.state = 'pending' ORDER BY t.expires_at LIMIT 1);
+    SELECT t.expires_at INTO next FROM underway_internal.task t JOIN underway_internal.queue q ON q.id = t.queue_id
+        WHERE t.expires_at IS NOT NULL AND t.attempt = 0 AND t.state = 'pending'
+          AND q.home_system = underway_internal.system_identifier()
+          AND q.home_database = (SELECT d.oid::bigint FROM pg_database d WHERE d.datname = current_database())
+        ORDER BY t.expires_at LIMIT 1;
+    RETURN CASE WHEN next <= now THEN now + interval '5 s' ELSE next END;
 END $$;
 
 -- Tasks that committed into a queue while, or after, it was dropped.
@@ -83,7 +93,9 @@ BEGIN
         IF t.state = 'pending' THEN
             PERFORM underway_internal.note_locked(t.queue_id, t.priority, t.run_at, t.id);
         END IF;
-        DELETE FROM underway_internal.task x WHERE x.id = t.id AND x.state IN ('pending', 'waiting') RETURNING x.* INTO t;
+        DELETE FROM underway_internal.task x WHERE x.id IN (
+            SELECT y.id FROM underway_internal.task y
+            WHERE y.id = t.id AND y.state IN ('pending', 'waiting') FOR UPDATE SKIP LOCKED) RETURNING x.* INTO t;
         IF FOUND THEN
             PERFORM underway_internal.archive_task(t, 'failed', NULL, 'queue dropped', NULL, 'the queue was dropped', NULL, NULL, NULL, NULL);
             n := n + 1;

@@ -96,20 +96,30 @@ reason: kept with the task and shown as its error (at most 8192 bytes). undo: fo
 Returns the state: cancelled, also when it was so already; in_progress when it was told to stop. Errors: P0002 no such task, 55000 it has ended otherwise, 42501 not allowed.';
 
 -- Requests for tasks that are pending again, or have ended, by now: what was asked for is done, or is pointless. Returns those that
--- are still in progress in the server.
+-- are still in progress in the server, and those whose row a client has locked, which is not waited for.
 CREATE FUNCTION underway_internal.apply_cancels() RETURNS SETOF uuid LANGUAGE plpgsql AS $$
 DECLARE
     c underway_internal.cancel_request;
     t underway_internal.task;
 BEGIN
     FOR c IN SELECT x.* FROM underway_internal.cancel_request x LOOP
-        t := underway_internal.lock_unfinished(c.task_id);
-        IF t.id IS NULL THEN
-            DELETE FROM underway_internal.cancel_request x WHERE x.task_id = c.task_id;
-        ELSIF t.state <> 'in_progress' THEN
-            PERFORM underway_internal.end_cancelled(t, c.message, NULL);
-        ELSIF t.slot IS NOT NULL THEN
-            RETURN NEXT t.id;
+        SELECT x.* INTO t FROM underway_internal.task x WHERE x.id = c.task_id;
+        IF NOT FOUND THEN
+            DELETE FROM underway_internal.cancel_request x WHERE x.task_id IN (
+                SELECT y.task_id FROM underway_internal.cancel_request y WHERE y.task_id = c.task_id FOR UPDATE SKIP LOCKED);
+        ELSIF t.state = 'in_progress' THEN
+            IF t.slot IS NOT NULL THEN
+                RETURN NEXT t.id;
+            END IF;
+        ELSE
+            PERFORM underway_internal.note_locked(t.queue_id, t.priority, t.run_at, t.id);
+            SELECT x.* INTO t FROM underway_internal.task x
+                WHERE x.id = c.task_id AND x.state = t.state AND x.run_at = t.run_at FOR UPDATE SKIP LOCKED;
+            IF FOUND THEN
+                PERFORM underway_internal.end_cancelled(t, c.message, NULL);
+            ELSE
+                RETURN NEXT c.task_id;
+            END IF;
         END IF;
     END LOOP;
 END $$;

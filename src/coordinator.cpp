@@ -275,6 +275,7 @@ void run() {
     try {
       if (!caught_up) {
         reclaim::earlier_work(db);
+        db->cancels = true;  // a crash may have come before they were applied
         caught_up = true;
       }
       until = round();
