@@ -125,7 +125,7 @@ def measure(bench, node, facts):
             found["enqueue", *key].append(drive(*key, "enqueue", seconds=bench.pick(2, 10)))
             drive(*key, "clear")
             # The others take a job at a time by default: what has run after some seconds tells their rate as well.
-            jobs = bench.pick(20_000, 200_000) // (1 if configuration == "best" else 4)
+            jobs = bench.pick(50_000, 500_000) // (1 if configuration == "best" else 10)
             drive(*key, "fill", jobs=jobs)
             settle(system)
             found["drain", *key].append(drive(*key, "drain", jobs=jobs, seconds=bench.pick(6, 60)))
