@@ -163,9 +163,10 @@ void before_create_database(const CreatedbStmt* statement) {
   hold_if_allowed(source, true, true);
 }
 
-// Our own statements lock queue before task before the rest; a DROP locks in the order of
-// dependencies. So that neither waits for the other in a circle, a DROP takes the two first.
-// Cascades do not come here; they are rare and the deadlock is resolved for them.
+// Whatever runs as the extension's owner locks the table queue before anything else (identity.cpp).
+// A DROP locks in the order of dependencies; so that neither waits for the other in a circle, it
+// takes that one first. Cascades do not come here; they are rare and the deadlock is resolved for
+// them.
 void before_drop_extension(const DropStmt* statement) {
   ListCell* cell = nullptr;
   foreach (cell, statement->objects) {
@@ -178,11 +179,9 @@ void before_drop_extension(const DropStmt* statement) {
         !pg::owns_extension(extension, GetUserId())) {
       continue;
     }
-    for (const char* table : {"queue", "task"}) {
-      const Oid relation = get_relname_relid(table, schema);
-      if (OidIsValid(relation)) {
-        LockRelationOid(relation, AccessExclusiveLock);
-      }
+    const Oid relation = get_relname_relid("queue", schema);
+    if (OidIsValid(relation)) {
+      LockRelationOid(relation, AccessExclusiveLock);
     }
   }
 }

@@ -73,8 +73,16 @@ as_owner::as_owner(bool quiet) : outer_(innermost) {
   plan_cache_mode_ = plan_cache_mode;
   jit_ = jit_enabled;
   lock_timeout_ = LockTimeout;
-  search_path_ =
-      call([] { return MemoryContextStrdup(TopTransactionContext, namespace_search_path); });
+  search_path_ = call([] {
+    // First of all locks: see before_drop_extension (hooks.cpp), which takes it too before any
+    // other, so that DROP EXTENSION and a statement of ours never wait for each other in a circle.
+    const Oid schema = get_namespace_oid("underway_internal", true);
+    const Oid gate = OidIsValid(schema) ? get_relname_relid("queue", schema) : InvalidOid;
+    if (OidIsValid(gate)) {
+      LockRelationOid(gate, AccessShareLock);
+    }
+    return MemoryContextStrdup(TopTransactionContext, namespace_search_path);
+  });
   nest_ = NewGUCNestLevel();
   SetUserIdAndSecContext(owner, security_ | SECURITY_LOCAL_USERID_CHANGE);
   innermost = this;
