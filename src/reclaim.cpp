@@ -168,11 +168,16 @@ TimestampTz cancels(database_entry* db) {
       GetCurrentTimestamp() - static_cast<TimestampTz>(settings::cancel_grace) * 1000;
   for (int n = 0; n < shared->slots_size; n++) {
     worker_slot* slot = slot_at(n);
+    if (slot->database != db->oid || slot->cancelled_at == 0) {
+      continue;
+    }
+    // As the interrupt: under the lock, so that it cannot be meant for the task after this one.
+    SpinLockAcquire(&slot->mutex);
     const TimestampTz cancelled_at = slot->cancelled_at;
-    if (slot->database == db->oid && cancelled_at != 0 && cancelled_at < too_long &&
-        slot->pid != 0) {
+    if (slot->running && cancelled_at != 0 && cancelled_at < too_long && slot->pid != 0) {
       (void)kill(slot->pid, SIGTERM);
     }
+    SpinLockRelease(&slot->mutex);
   }
   if (count == 0) {
     return DT_NOEND;
