@@ -24,6 +24,7 @@ CREATE TABLE underway_internal.queue (
     durability        text,
     group_concurrency int,
     settings          jsonb,
+    workflow          bool NOT NULL DEFAULT false,  -- of that name: 17_workflow_storage.sql
     paused_at         timestamptz,
     paused_by         text,
     home_system       bigint NOT NULL,      -- elsewhere the queue is held (promise 12)
@@ -69,7 +70,12 @@ CREATE TABLE underway_internal.task (
     retry       jsonb,
     source      uuid,
     worker      text,
-    paused_by   text
+    paused_by   text,
+    run_id      uuid,       -- these five: the task is a step of a run, of that version; null otherwise
+    version     int,
+    step        text,
+    item        int,        -- of a map's children, from 0
+    undo        bool        -- the task undoes the step
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
         autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0, toast.autovacuum_vacuum_scale_factor = 0.02);
 CREATE INDEX task_pending ON underway_internal.task (queue_id, priority, run_at, id) WHERE state = 'pending';
@@ -78,6 +84,7 @@ CREATE INDEX task_in_progress ON underway_internal.task (slot) WHERE slot IS NOT
 CREATE UNIQUE INDEX task_lease ON underway_internal.task (lease) WHERE lease IS NOT NULL;
 CREATE INDEX task_leased ON underway_internal.task (queue_id) WHERE lease IS NOT NULL;
 CREATE INDEX task_waiting ON underway_internal.task (queue_id) WHERE state = 'waiting';
+CREATE INDEX task_run ON underway_internal.task (run_id) WHERE run_id IS NOT NULL;
 CREATE INDEX task_expires ON underway_internal.task (expires_at) WHERE expires_at IS NOT NULL AND attempt = 0;
 
 -- Keys live beside the tasks, so that a task can move to the archive without a moment in which its key is free.
@@ -144,7 +151,12 @@ CREATE TABLE underway_internal.archive (
     detail      text,
     hint        text,
     context     text,
-    notices     text
+    notices     text,
+    run_id      uuid,
+    version     int,
+    step        text,
+    item        int,
+    undo        bool
 ) PARTITION BY LIST (slot);
 
 CREATE TABLE underway_internal.attempt (
@@ -180,6 +192,7 @@ BEGIN
     FOR n IN 0..15 LOOP
         EXECUTE format('CREATE TABLE underway_internal.archive_%s PARTITION OF underway_internal.archive FOR VALUES IN (%s)', n, n);
         EXECUTE format('CREATE INDEX archive_%s_id ON underway_internal.archive_%s (id)', n, n);
+        EXECUTE format('CREATE INDEX archive_%s_run ON underway_internal.archive_%s (run_id) WHERE run_id IS NOT NULL', n, n);
         IF n >= 8 THEN
             EXECUTE format('CREATE INDEX archive_%s_queue ON underway_internal.archive_%s (queue_id, finished_at)', n, n);
         END IF;

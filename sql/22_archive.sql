@@ -39,12 +39,14 @@ BEGIN
     IF kept THEN
         INSERT INTO underway_internal.archive (slot, id, queue_id, state, priority, run_at, attempt, failures, crashes, losses, snoozes,
                 enqueued_at, started_at, finished_at, enqueued_by, worker, lease, input, output, headers, key, group_key, timeout,
-                heartbeat, retry, source, reason, sqlstate, message, detail, hint, context, notices)
+                heartbeat, retry, source, reason, sqlstate, message, detail, hint, context, notices, run_id, version, step, item,
+                undo)
             VALUES (CASE WHEN state = 'succeeded' THEN underway_internal.ring_current('succeeded', 0)
                          ELSE underway_internal.ring_current('ended', 8) END,
                 t.id, t.queue_id, state, t.priority, t.run_at, t.attempt, t.failures, t.crashes, t.losses, t.snoozes,
                 t.enqueued_at, t.claimed_at, now, t.enqueued_by, t.worker, t.lease, t.input, output, t.headers, t.key, t.group_key, t.timeout,
-                t.heartbeat, t.retry, t.source, reason, sqlstate, message, detail, hint, context, notices);
+                t.heartbeat, t.retry, t.source, reason, sqlstate, message, detail, hint, context, notices, t.run_id, t.version,
+                t.step, t.item, t.undo);
     ELSIF t.key IS NOT NULL THEN
         DELETE FROM underway_internal.task_key k WHERE k.queue_id = t.queue_id AND k.key = t.key AND k.task_id = t.id;
     END IF;

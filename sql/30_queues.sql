@@ -199,6 +199,7 @@ BEGIN
                     pg_get_userbyid(caller));
         END IF;
         q.name := name;
+        q.workflow := false;
         q.owner := pg_get_userbyid(caller);
         q.created_at := underway_internal.clock();
         q.home_system := underway_internal.system_identifier();

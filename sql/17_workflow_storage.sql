@@ -1,0 +1,169 @@
+-- Storage of workflows: definitions in versions; unfinished runs (hot), ended ones (archive, emptied with the tasks'); what the
+-- steps of unfinished runs gave; signals; and what a person asked of a run.
+-- A workflow is a queue: workflow.queue_id is queue.id, where name, owner, rights, settings and home stand.
+-- Invariant: a version never changes. An unfinished run stands in `run`, an ended one in `run_archive`; after a retry in both:
+-- `run` wins. Only `run`'s rows have step_result, signal and run_control rows.
+
+CREATE TABLE underway_internal.workflow (
+    queue_id    int PRIMARY KEY,
+    version     int NOT NULL,           -- the current one, which new runs get
+    on_change   text NOT NULL DEFAULT 'continue',
+    on_failure  text NOT NULL DEFAULT 'fail',
+    run_timeout interval
+);
+
+CREATE TABLE underway_internal.workflow_version (
+    queue_id   int NOT NULL,
+    version    int NOT NULL,
+    steps      jsonb NOT NULL,          -- an array, as given, in one form
+    digest     text NOT NULL,           -- of steps and function bodies: the same content is the same version
+    linear     bool NOT NULL,           -- each step comes after the one before, none fans out: no join, so no lock
+    created_at timestamptz NOT NULL,
+    PRIMARY KEY (queue_id, version)
+);
+
+-- Handlers by schema, name and types, as in queue. Null where the kind has no such thing, or the workflow's or default holds.
+CREATE TABLE underway_internal.step (
+    queue_id       int NOT NULL,
+    version        int NOT NULL,
+    "position"     int NOT NULL,        -- from 1, as given
+    name           text NOT NULL,
+    kind           text NOT NULL,       -- step, map, wait, sleep, child, finally
+    handler_schema text,
+    handler_name   text,
+    handler_args   text[],
+    body_digest    text,                -- of the handler's body when this version was made
+    target_queue   int,                 -- external steps: the queue that its task goes to
+    input          jsonb,               -- a template, see 73_template.sql
+    after          text[] NOT NULL,     -- names; empty: the run begins with it. Of finally: empty, it comes last
+    run_if         text,
+    undo_schema    text,
+    undo_name      text,
+    undo_args      text[],
+    undo_queue     int,
+    retry          jsonb,
+    timeout        interval,            -- of an attempt; of wait: of the waiting
+    priority       smallint,
+    on_failure     text,
+    over_schema    text,
+    over_name      text,
+    over_args      text[],
+    items          text,
+    concurrency    int,
+    tolerate       int,
+    signal         text,
+    on_timeout     text,
+    duration       interval,
+    child_queue    int,
+    PRIMARY KEY (queue_id, version, name)
+);
+
+CREATE TABLE underway_internal.run (
+    id          uuid PRIMARY KEY,
+    queue_id    int NOT NULL,
+    version     int NOT NULL,
+    state       text NOT NULL,          -- running, waiting, paused, undoing, parked
+    input       jsonb NOT NULL,
+    headers     jsonb,
+    priority    smallint NOT NULL,
+    key         text,
+    group_key   text,
+    parent      uuid,
+    parent_step text,
+    started_by  text NOT NULL,
+    started_at  timestamptz NOT NULL,
+    deadline    timestamptz,
+    paused_by   text,
+    error       text,
+    sqlstate    text,
+    output      jsonb
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
+        autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0, toast.autovacuum_vacuum_scale_factor = 0.02);
+CREATE INDEX run_queue ON underway_internal.run (queue_id, started_at);
+CREATE INDEX run_parent ON underway_internal.run (parent) WHERE parent IS NOT NULL;
+CREATE INDEX run_deadline ON underway_internal.run (deadline) WHERE deadline IS NOT NULL;
+CREATE INDEX run_unusual ON underway_internal.run (queue_id, state) WHERE state NOT IN ('running', 'waiting');
+
+CREATE TABLE underway_internal.run_archive (
+    slot        smallint NOT NULL,
+    id          uuid NOT NULL,
+    queue_id    int NOT NULL,
+    version     int NOT NULL,
+    state       text NOT NULL,          -- succeeded, failed, cancelled
+    input       jsonb NOT NULL,
+    headers     jsonb,
+    priority    smallint NOT NULL,
+    key         text,
+    group_key   text,
+    parent      uuid,
+    parent_step text,
+    started_by  text NOT NULL,
+    started_at  timestamptz NOT NULL,
+    finished_at timestamptz NOT NULL,
+    reason      text,
+    error       text,
+    sqlstate    text,
+    output      jsonb
+) PARTITION BY LIST (slot);
+
+-- What the steps of an unfinished run gave: hot, so that it outlives the retention of the tasks. Deleted with the run's end.
+CREATE TABLE underway_internal.step_result (
+    run_id   uuid NOT NULL,
+    step     text NOT NULL,
+    item     int NOT NULL DEFAULT -1,   -- of a map's children, from 0; -1: the step as a whole
+    state    text NOT NULL,             -- succeeded, failed, skipped, cancelled, undone
+    input    jsonb,                     -- of a map's children
+    output   jsonb,
+    error    text,
+    task_id  uuid,
+    ended_at timestamptz NOT NULL,
+    PRIMARY KEY (run_id, step, item)
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
+        autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0, toast.autovacuum_vacuum_scale_factor = 0.02);
+
+CREATE SEQUENCE underway_internal.signal_id AS bigint;
+
+-- Signals that no step has taken yet, and those with a key, which tells duplicates for as long as the run goes on.
+CREATE TABLE underway_internal.signal (
+    run_id  uuid NOT NULL,
+    id      bigint NOT NULL DEFAULT nextval('underway_internal.signal_id'),
+    name    text NOT NULL,
+    payload jsonb,
+    key     text,
+    checked bool NOT NULL DEFAULT false, -- looked at again after its commit, lest it crossed with a step that began to wait
+    taken   bool NOT NULL DEFAULT false, -- by a step; stays for its key alone
+    sent_by text NOT NULL,
+    sent_at timestamptz NOT NULL,
+    PRIMARY KEY (run_id, id)
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+CREATE UNIQUE INDEX signal_key ON underway_internal.signal (run_id, name, key) WHERE key IS NOT NULL;
+CREATE INDEX signal_unchecked ON underway_internal.signal (id) WHERE NOT checked;
+
+-- Inserted beside the run, whose row nobody touches but who finishes a step of it.
+CREATE TABLE underway_internal.run_control (
+    run_id       uuid NOT NULL,
+    kind         text NOT NULL,         -- cancel, pause
+    undo         bool,
+    message      text,
+    requested_at timestamptz NOT NULL,
+    PRIMARY KEY (run_id, kind)
+);
+
+DO $$
+BEGIN
+    FOR n IN 0..15 LOOP
+        EXECUTE format('CREATE TABLE underway_internal.run_archive_%s PARTITION OF underway_internal.run_archive FOR VALUES IN (%s)', n, n);
+        EXECUTE format('CREATE INDEX run_archive_%s_id ON underway_internal.run_archive_%s (id)', n, n);
+        EXECUTE format('CREATE INDEX run_archive_%s_queue ON underway_internal.run_archive_%s (queue_id, finished_at)', n, n);
+        PERFORM pg_catalog.pg_extension_config_dump(format('underway_internal.run_archive_%s', n)::regclass, '');
+    END LOOP;
+END $$;
+
+SELECT pg_catalog.pg_extension_config_dump('underway_internal.workflow', '');
+SELECT pg_catalog.pg_extension_config_dump('underway_internal.workflow_version', '');
+SELECT pg_catalog.pg_extension_config_dump('underway_internal.step', '');
+SELECT pg_catalog.pg_extension_config_dump('underway_internal.run', '');
+SELECT pg_catalog.pg_extension_config_dump('underway_internal.step_result', '');
+SELECT pg_catalog.pg_extension_config_dump('underway_internal.signal_id', '');
+SELECT pg_catalog.pg_extension_config_dump('underway_internal.signal', '');
+SELECT pg_catalog.pg_extension_config_dump('underway_internal.run_control', '');
