@@ -29,6 +29,8 @@ CREATE FUNCTION underway_internal.finished(VARIADIC ids uuid[]) RETURNS bool
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_finished';
 CREATE FUNCTION underway_internal.resolve_handler(handler text) RETURNS jsonb
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_resolve_handler';
+CREATE FUNCTION underway_internal.resolve_items(handler text) RETURNS jsonb
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_resolve_items';
 CREATE FUNCTION underway_internal.find_handler(schema text, name text, args text[]) RETURNS oid
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_find_handler';
 CREATE FUNCTION underway_internal.check_settings(settings jsonb, role oid) RETURNS bool

@@ -14,21 +14,23 @@ LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = q.handler_schema::name
 LEFT JOIN pg_catalog.pg_proc p ON p.pronamespace = n.oid AND p.proname = q.handler_name::name
     AND p.proargtypes = CASE WHEN q.handler_args = '{}' THEN '' ELSE '3802' END::oidvector     -- () or (jsonb)
 CROSS JOIN LATERAL (SELECT CASE WHEN q.handler_name IS NOT NULL
-    THEN format('%I.%I(%s)', q.handler_schema, q.handler_name, array_to_string(q.handler_args, ', ')) END AS handler) h
+    THEN format('%I.%I(%s)', q.handler_schema, q.handler_name, array_to_string(q.handler_args, ', ')) END AS handler,
+    format(CASE WHEN q.workflow THEN 'create_workflow(%L, ...' ELSE 'alter_queue(%L' END, q.name) AS change) h
 CROSS JOIN LATERAL (SELECT CASE
     WHEN o.oid IS NULL THEN ARRAY['42704',
         format('owner role "%s" does not exist', q.owner),
-        format('Create the role, or name another: select underway.alter_queue(%L, run_as => ''...'');', q.name)]
-    WHEN q.handler_name IS NULL THEN NULL
+        format('Create the role, or name another: select underway.%s, run_as => ''...'');', h.change)]
+    WHEN q.handler_name IS NULL AND NOT q.workflow THEN NULL
     WHEN o.rolsuper AND current_setting('underway.superuser_queues', true) = 'off' THEN ARRAY['42501',
         format('owner "%s" is a superuser, and underway.superuser_queues is off', q.owner),
-        format('Let an ordinary role run it: select underway.alter_queue(%L, run_as => ''...'');', q.name)]
+        format('Let an ordinary role run it: select underway.%s, run_as => ''...'');', h.change)]
     WHEN NOT o.rolcanlogin AND current_setting('server_version_num')::int < 170000 THEN ARRAY['42501',
         format('owner "%s" is not allowed to log in', q.owner),
         format('Before PostgreSQL 17 workers cannot connect as such a role: alter role %I login;', q.owner)]
     WHEN NOT has_database_privilege(o.oid, d.oid, 'CONNECT') THEN ARRAY['42501',
         format('owner "%s" lacks the CONNECT privilege on database "%s"', q.owner, d.datname),
         format('Workers connect as the owner: grant connect on database %I to %I;', d.datname, q.owner)]
+    WHEN q.workflow THEN NULL           -- of its steps, 71_step_fitness.sql tells
     WHEN p.oid IS NULL THEN ARRAY['42883',
         format('handler %s does not exist', h.handler),
         format('Create the function again, or name another: select underway.alter_queue(%L, handler => ''...'');', q.name)]

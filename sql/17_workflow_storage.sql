@@ -55,7 +55,7 @@ CREATE TABLE underway_internal.step (
     on_timeout     text,
     duration       interval,
     child_queue    int,
-    needs          text[] NOT NULL,     -- steps whose outputs input, run_if or items speak of, besides those of after
+    needs          text[] NOT NULL,     -- steps whose outputs its input, run_if and items are made from
     PRIMARY KEY (queue_id, version, name)
 );
 

@@ -55,6 +55,9 @@ DECLARE
     other uuid;
 BEGIN
     q := underway_internal.queue_for(caller, queue, 'enqueue');
+    IF q.workflow THEN
+        PERFORM underway_internal.refuse_workflow(q, format('A run of it: select underway.start(%L, ''{}'');', q.name));
+    END IF;
     IF num_nonnulls(delay, run_at, priority, ttl, timeout, heartbeat, retry, headers) > 0 THEN
         PERFORM underway_internal.check_task_options(delay, run_at, priority, ttl, timeout, heartbeat, retry, headers);
         due := coalesce(run_at, now + delay, now);
@@ -115,6 +118,9 @@ DECLARE
     bad text;
 BEGIN
     q := underway_internal.queue_for(caller, queue, 'enqueue');
+    IF q.workflow THEN
+        PERFORM underway_internal.refuse_workflow(q, format('A run of it: select underway.start(%L, ''{}'');', q.name));
+    END IF;
     IF inputs IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'inputs must not be null',
             HINT = 'Give an array of jsonb, one element for each task; an empty array enqueues nothing.';

@@ -3,15 +3,13 @@
 -- The row of a queue is locked against other changes of it, never against enqueue, which only reads it.
 
 -- The NOTICE of create_queue: a handler that finds its tables in this session and not in a worker puzzles people.
-CREATE FUNCTION underway_internal.notice_search_path(q underway_internal.queue) RETURNS bool LANGUAGE plpgsql AS $$
+-- exposed: it has no search_path of its own.
+CREATE FUNCTION underway_internal.notice_search_path(q underway_internal.queue, exposed bool) RETURNS bool LANGUAGE plpgsql AS $$
 DECLARE
     owners text;
     callers text := underway_internal.caller_search_path();
 BEGIN
-    IF q.handler_name IS NULL OR q.settings ? 'search_path'
-            OR EXISTS (SELECT FROM pg_catalog.pg_proc p, unnest(p.proconfig) c
-                WHERE p.oid = underway_internal.find_handler(q.handler_schema, q.handler_name, q.handler_args)
-                  AND c LIKE 'search\_path=%') THEN
+    IF exposed IS NOT TRUE OR q.settings ? 'search_path' THEN
         RETURN false;
     END IF;
     SELECT substr(c, length('search_path=') + 1) INTO owners
@@ -26,10 +24,12 @@ BEGIN
     END IF;
     IF replace(owners, ' ', '') <> replace(callers, ' ', '') THEN
         RAISE NOTICE USING
-            MESSAGE = format('the handler of queue "%s" will run with search_path = %s, not with that of this session (%s)',
-                q.name, owners, callers),
-            HINT = format('Set it for the function (alter function ... set search_path), or for the queue: '
-                'select underway.alter_queue(%L, settings => %L);', q.name, jsonb_build_object('search_path', callers));
+            MESSAGE = format('%s "%s" will run with search_path = %s, not with that of this session (%s)',
+                CASE WHEN q.workflow THEN 'the steps of workflow' ELSE 'the handler of queue' END, q.name, owners, callers),
+            HINT = CASE WHEN q.workflow THEN format('Set it for the functions (alter function ... set search_path), or give '
+                    'create_workflow() settings => %L.', jsonb_build_object('search_path', callers))
+                ELSE format('Set it for the function (alter function ... set search_path), or for the queue: '
+                    'select underway.alter_queue(%L, settings => %L);', q.name, jsonb_build_object('search_path', callers)) END;
         RETURN true;
     END IF;
     RETURN false;
@@ -51,6 +51,8 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = '42704',
             MESSAGE = format('dead_letter: queue "%s" does not exist', left(dead_letter, 200)),
             HINT = 'Create that queue first; it needs no handler.';
+    ELSIF target.workflow THEN
+        PERFORM underway_internal.refuse_workflow(target, 'dead_letter must be a queue; it needs no handler.');
     ELSIF target.id IS DISTINCT FROM old.dead_letter AND NOT underway_internal.may(caller, target, 'enqueue') THEN
         PERFORM underway_internal.refuse_queue(caller, target, 'enqueue');
     END IF;
@@ -136,7 +138,9 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = f.code,
             MESSAGE = format('queue "%s" could not run: %s', q.name, f.problem), HINT = f.hint;
     END IF;
-    RETURN underway_internal.notice_search_path(q);
+    RETURN underway_internal.notice_search_path(q, NOT EXISTS (SELECT FROM pg_catalog.pg_proc p, unnest(p.proconfig) c
+        WHERE p.oid = underway_internal.find_handler(q.handler_schema, q.handler_name, q.handler_args)
+          AND c LIKE 'search\_path=%'));
 END $$;
 
 CREATE FUNCTION underway_internal.store_queue(q underway_internal.queue) RETURNS bool LANGUAGE plpgsql AS $$
@@ -165,6 +169,29 @@ BEGIN
     RETURN q;
 END $$;
 
+-- What a new queue or workflow has without being told, for somebody who may make one.
+CREATE FUNCTION underway_internal.new_queue(caller oid, name text, what text) RETURNS underway_internal.queue
+    LANGUAGE plpgsql AS $$
+DECLARE
+    q underway_internal.queue;
+    here oid := (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database());
+BEGIN
+    IF NOT has_database_privilege(caller, here, 'CREATE') THEN
+        RAISE EXCEPTION USING ERRCODE = '42501',
+            MESSAGE = format('role "%s" may not create a %s: it lacks the CREATE privilege on database "%s"',
+                pg_get_userbyid(caller), what, current_database()),
+            HINT = format('Its owner can give it: grant create on database %I to %I.', current_database(),
+                pg_get_userbyid(caller));
+    END IF;
+    q.name := name;
+    q.workflow := what = 'workflow';
+    q.owner := pg_get_userbyid(caller);
+    q.created_at := underway_internal.clock();
+    q.home_system := underway_internal.system_identifier();
+    q.home_database := here::bigint;
+    RETURN q;
+END $$;
+
 CREATE FUNCTION underway_internal.create_queue(
         caller oid, name text, handler text, concurrency int, priority int, retry jsonb, timeout interval, heartbeat interval,
         ttl interval, dead_letter text, keep text, batch int, durability text, group_concurrency int, settings jsonb, run_as text,
@@ -183,6 +210,9 @@ BEGIN
                 HINT = 'Change it with underway.alter_queue(), or give or_replace => true.';
         END IF;
         old := underway_internal.lock_queue(caller, name, 'manage');
+        IF old.workflow THEN
+            PERFORM underway_internal.refuse_workflow(old, 'Change it with underway.create_workflow().');
+        END IF;
         q := old;
         q.dead_letter := NULL;
         q.handler_schema := NULL;
@@ -190,20 +220,7 @@ BEGIN
         q.handler_args := NULL;
         q.handler_owner := NULL;
     ELSE
-        IF NOT has_database_privilege(caller,
-                (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database()), 'CREATE') THEN
-            RAISE EXCEPTION USING ERRCODE = '42501',
-                MESSAGE = format('role "%s" may not create a queue: it lacks the CREATE privilege on database "%s"',
-                    pg_get_userbyid(caller), current_database()),
-                HINT = format('Its owner can give it: grant create on database %I to %I.', current_database(),
-                    pg_get_userbyid(caller));
-        END IF;
-        q.name := name;
-        q.workflow := false;
-        q.owner := pg_get_userbyid(caller);
-        q.created_at := underway_internal.clock();
-        q.home_system := underway_internal.system_identifier();
-        q.home_database := (SELECT d.oid::bigint FROM pg_catalog.pg_database d WHERE d.datname = current_database());
+        q := underway_internal.new_queue(caller, name, 'queue');
     END IF;
     q.concurrency := concurrency;
     q.priority := coalesce(priority, 8);
@@ -265,6 +282,9 @@ DECLARE
         CASE WHEN settings IS NOT NULL THEN 'settings' END], NULL);
     setting text;
 BEGIN
+    IF old.workflow THEN
+        PERFORM underway_internal.refuse_workflow(old, 'Change it with underway.create_workflow().');
+    END IF;
     PERFORM underway_internal.check_int(priority, 'priority', 0, 15);
     IF cardinality(reset) > 0 THEN
         IF 'run_as' = ANY (reset) THEN

@@ -32,14 +32,66 @@ BEGIN
     END LOOP;
 END $$;
 
+-- Workflows whose steps name the queue, or the workflow, as they are defined now.
+CREATE FUNCTION underway_internal.refuse_used_queue(q underway_internal.queue, force bool) RETURNS bool LANGUAGE plpgsql AS $$
+DECLARE
+    used record;
+BEGIN
+    IF force THEN
+        RETURN false;
+    END IF;
+    SELECT o.name AS workflow, s.name AS step INTO used
+        FROM underway_internal.queue o
+        JOIN underway_internal.workflow w ON w.queue_id = o.id
+        JOIN underway_internal.step s ON s.queue_id = o.id AND s.version = w.version
+        WHERE o.dropped_at IS NULL AND o.id <> q.id AND q.id IN (s.target_queue, s.undo_queue, s.child_queue)
+        ORDER BY o.name, s."position" LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = '55006',
+            MESSAGE = format('%s "%s" is used by step "%s" of workflow "%s"', CASE WHEN q.workflow THEN 'workflow' ELSE 'queue' END,
+                q.name, used.step, used.workflow),
+            HINT = 'Define that workflow anew without it, or drop it; or give force => true: that step then fails.';
+    END IF;
+    RETURN false;
+END $$;
+
+-- Leaves the tombstone, and ends what has not begun.
+CREATE FUNCTION underway_internal.bury_queue(caller oid, q underway_internal.queue) RETURNS text LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
+DECLARE
+    t underway_internal.task;
+    n bigint;
+    message text := format('%s "%s" was dropped by %s', CASE WHEN q.workflow THEN 'workflow' ELSE 'queue' END, q.name,
+        pg_get_userbyid(caller));
+BEGIN
+    UPDATE underway_internal.queue x SET dropped_at = underway_internal.clock() WHERE x.id = q.id;
+    PERFORM underway_internal.queue_changed(q.id);
+    FOR n IN UPDATE underway_internal.queue x SET dead_letter = NULL WHERE x.dead_letter = q.id AND x.dropped_at IS NULL
+            RETURNING x.id LOOP
+        PERFORM underway_internal.queue_changed(n::int);
+    END LOOP;
+    -- What is in progress finishes; a task that is locked or committed just now ends when a worker or the coordinator sees it.
+    FOR t IN SELECT x.* FROM underway_internal.take_pending(q.id, false, 9223372036854775807) x LOOP
+        PERFORM underway_internal.archive_task(t, 'cancelled', NULL, 'queue dropped', NULL, message, NULL, NULL, NULL, NULL);
+    END LOOP;
+    FOR t IN DELETE FROM underway_internal.task x WHERE x.queue_id = q.id AND x.state = 'waiting' RETURNING x.* LOOP
+        PERFORM underway_internal.archive_task(t, 'cancelled', NULL, 'queue dropped', NULL, message, NULL, NULL, NULL, NULL);
+    END LOOP;
+    -- A queue made anew under this name has another id: nobody can ask for these keys any more.
+    DELETE FROM underway_internal.task_key k WHERE k.queue_id = q.id;
+    RETURN q.name;
+END $$;
+
 CREATE FUNCTION underway_internal.drop_queue(caller oid, name text, force bool) RETURNS text LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
     q underway_internal.queue := underway_internal.lock_queue(caller, name, 'manage');
-    t underway_internal.task;
     n bigint;
     other text;
 BEGIN
+    IF q.workflow THEN
+        PERFORM underway_internal.refuse_workflow(q, format('Drop it: select underway.drop_workflow(%L);', q.name));
+    END IF;
     -- As with tables: others can be given all rights on it, and still not drop it.
     IF NOT underway_internal.has_role(caller, q.owner) THEN
         RAISE EXCEPTION USING ERRCODE = '42501',
@@ -67,25 +119,8 @@ BEGIN
                     'what fails there is then not copied any more.', other);
         END IF;
     END IF;
-
-    UPDATE underway_internal.queue x SET dropped_at = underway_internal.clock() WHERE x.id = q.id;
-    PERFORM underway_internal.queue_changed(q.id);
-    FOR n IN UPDATE underway_internal.queue x SET dead_letter = NULL WHERE x.dead_letter = q.id AND x.dropped_at IS NULL
-            RETURNING x.id LOOP
-        PERFORM underway_internal.queue_changed(n::int);
-    END LOOP;
-    -- What is in progress finishes; a task that is locked or committed just now ends when a worker or the coordinator sees it.
-    FOR t IN SELECT x.* FROM underway_internal.take_pending(q.id, false, 9223372036854775807) x LOOP
-        PERFORM underway_internal.archive_task(t, 'cancelled', NULL, 'queue dropped', NULL,
-            format('queue "%s" was dropped by %s', q.name, pg_get_userbyid(caller)), NULL, NULL, NULL, NULL);
-    END LOOP;
-    FOR t IN DELETE FROM underway_internal.task x WHERE x.queue_id = q.id AND x.state = 'waiting' RETURNING x.* LOOP
-        PERFORM underway_internal.archive_task(t, 'cancelled', NULL, 'queue dropped', NULL,
-            format('queue "%s" was dropped by %s', q.name, pg_get_userbyid(caller)), NULL, NULL, NULL, NULL);
-    END LOOP;
-    -- A queue made anew under this name has another id: nobody can ask for these keys any more.
-    DELETE FROM underway_internal.task_key k WHERE k.queue_id = q.id;
-    RETURN q.name;
+    PERFORM underway_internal.refuse_used_queue(q, force);
+    RETURN underway_internal.bury_queue(caller, q);
 END $$;
 
 CREATE FUNCTION underway.drop_queue(name text, force bool DEFAULT false) RETURNS text
@@ -139,6 +174,9 @@ DECLARE
     taken bigint;
     waiting bigint;
 BEGIN
+    IF q.workflow THEN
+        PERFORM underway_internal.refuse_workflow(q, 'Cancel its runs: select underway.cancel(r.id) from underway.runs r where ...;');
+    END IF;
     WITH gone AS MATERIALIZED (
         SELECT t.id, t.key FROM underway_internal.take_pending(q.id, false, 9223372036854775807) t),
     keys AS (

@@ -109,6 +109,9 @@ DECLARE
     n bigint := 0;
     stayed bigint := 0;
 BEGIN
+    IF q.workflow THEN
+        PERFORM underway_internal.refuse_workflow(q, 'Retry its runs: select underway.retry(r.id) from underway.runs r where ...;');
+    END IF;
     IF max_tasks < 1 THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('max_tasks must be 1 or more, not %s', max_tasks),
             HINT = 'Leave it out to redrive all of them.';

@@ -6,7 +6,9 @@ CREATE FUNCTION underway_internal.external_queue(caller oid, queue text) RETURNS
 DECLARE
     q underway_internal.queue := underway_internal.queue_for(caller, queue, 'work');
 BEGIN
-    IF q.handler_name IS NOT NULL THEN
+    IF q.workflow THEN
+        PERFORM underway_internal.refuse_workflow(q, 'Its steps run in the server; external workers take from the queues that steps name.');
+    ELSIF q.handler_name IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = format('queue "%s" has a handler, so the server works it', q.name),
             HINT = format('For external workers make a queue without handler, or take this one''s away: select underway.alter_queue(%L, reset => ''{handler}'');', q.name);
     END IF;

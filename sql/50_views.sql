@@ -54,7 +54,8 @@ SELECT q.name, q.owner, f.handler,
     f.problem, q.paused_at, q.paused_by, q.concurrency, q.priority, q.retry, q.timeout, q.heartbeat, q.ttl,
     (SELECT d.name FROM underway_internal.queue d WHERE d.id = q.dead_letter AND d.dropped_at IS NULL) AS dead_letter,
     q.keep, q.batch, q.durability, q.group_concurrency,
-    CASE WHEN q.id IN (SELECT s.id FROM underway_internal.seen_queue s) THEN q.settings END AS settings, q.created_at
+    CASE WHEN q.id IN (SELECT s.id FROM underway_internal.seen_queue s) THEN q.settings END AS settings, q.created_at,
+    q.workflow
 FROM underway_internal.queue q
 JOIN underway_internal.fitness f ON f.queue_id = q.id
 CROSS JOIN LATERAL underway_internal.count_tasks(q.id) n
@@ -63,7 +64,7 @@ WHERE q.dropped_at IS NULL
     OR q.id IN (SELECT g.queue_id FROM underway_internal.queue_grant g
         WHERE g.role = 'public' OR g.role IN (SELECT o.name FROM underway_internal.own_role o)));
 COMMENT ON VIEW underway.queues IS
-'The queues that you own or have a right on. state: active, paused (by a person), blocked (see problem) or held (a restored copy, or underway.enabled is off). pending: tasks not begun, counted up to 10000; pending_exact says whether that is all. due: those of them that could begin now, counted up to 10000 in each priority. oldest_due: since when the oldest of them waits. Settings that are null are at their default; the column settings is shown to those who may see the tasks.';
+'The queues that you own or have a right on. state: active, paused (by a person), blocked (see problem) or held (a restored copy, or underway.enabled is off). pending: tasks not begun, counted up to 10000; pending_exact says whether that is all. due: those of them that could begin now, counted up to 10000 in each priority. oldest_due: since when the oldest of them waits. Settings that are null are at their default; the column settings is shown to those who may see the tasks. workflow: the steps of that workflow, see underway.workflows.';
 
 -- Three branches: unfinished tasks; those that succeeded, which nothing can supersede; the other finished ones, as they ended last.
 CREATE VIEW underway_internal.any_task AS

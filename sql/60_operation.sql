@@ -125,6 +125,28 @@ BEGIN
     END IF;
 END $$;
 
+-- About the steps of a workflow: as they are defined now, and of versions that unfinished runs are on.
+CREATE FUNCTION underway_internal.check_workflow(q underway_internal.queue)
+    RETURNS TABLE (severity text, object text, problem text, hint text) LANGUAGE plpgsql AS $$
+DECLARE
+    current_version int := (SELECT w.version FROM underway_internal.workflow w WHERE w.queue_id = q.id);
+    n bigint;
+BEGIN
+    RETURN QUERY SELECT 'error', format('workflow "%s"', q.name),
+            CASE f.version WHEN current_version THEN '' ELSE format('version %s: ', f.version) END
+                || format('step "%s": %s', f.name, f.problem), f.hint
+        FROM underway_internal.step_fitness f
+        WHERE f.queue_id = q.id AND (f.version = current_version OR EXISTS (
+            SELECT FROM underway_internal.run r WHERE r.queue_id = q.id AND r.version = f.version));
+    SELECT count(*) INTO n FROM (SELECT FROM underway_internal.run r
+        WHERE r.queue_id = q.id AND r.state = 'parked' AND r.state NOT IN ('running', 'waiting') LIMIT 10000) s;
+    IF n > 0 THEN
+        RETURN QUERY SELECT 'warning', format('workflow "%s"', q.name), format('%s %s parked',
+                CASE n WHEN 10000 THEN '10000 or more' ELSE n::text END, CASE n WHEN 1 THEN 'run is' ELSE 'runs are' END),
+            'See why in underway.runs; underway.retry(run) goes on from the failed step, underway.cancel(run) ends it.';
+    END IF;
+END $$;
+
 -- About the queues that caller has a right on.
 CREATE FUNCTION underway_internal.check_queues(caller oid)
     RETURNS TABLE (severity text, object text, problem text, hint text)
@@ -151,7 +173,7 @@ BEGIN
         CONTINUE WHEN NOT underway_internal.has_role(caller, q.owner) AND NOT EXISTS (
             SELECT FROM underway_internal.queue_grant g
             WHERE g.queue_id = q.id AND (g.role = 'public' OR underway_internal.has_role(caller, g.role)));
-        object := format('queue "%s"', q.name);
+        object := format('%s "%s"', CASE WHEN q.workflow THEN 'workflow' ELSE 'queue' END, q.name);
         SELECT x.* INTO f FROM underway_internal.fitness x WHERE x.queue_id = q.id;
         IF f.problem IS NOT NULL THEN
             RETURN QUERY SELECT 'error', object, 'blocked: ' || f.problem, f.hint;
@@ -175,6 +197,8 @@ BEGIN
             RETURN QUERY SELECT 'warning', object, format('paused by %s since %s, and a task has been due for %s', q.paused_by,
                     date_trunc('second', q.paused_at), underway_internal.short_time(waits)),
                 format('select underway.resume_queue(%L);', q.name);
+        ELSIF q.workflow THEN
+            RETURN QUERY SELECT w.* FROM underway_internal.check_workflow(q) w;
         ELSIF q.handler_name IS NULL AND due IS NOT NULL
                 AND EXISTS (SELECT FROM underway_internal.queue x WHERE x.dead_letter = q.id) THEN
             SELECT count(*) INTO n FROM (SELECT FROM underway_internal.task t

@@ -1,10 +1,11 @@
 -- Templates: what a step gets, whether it runs, and the items of a map, from the run's input and the outputs of earlier steps.
 -- References are checked at definition; the eval_ functions are given results: an object of outputs by step name, which holds
--- at least the steps named in after and needs.
+-- at least the steps named in needs.
+-- The bodies are quoted as $body$, since two dollar signs mean something here.
 -- Invariant: what passed the checks never raises at run time, but for eval_items(), where it says so.
 
 -- The path that a reference in a template stands for: '$steps."my step".x[0]' is {steps,my step,x,0}.
-CREATE FUNCTION underway_internal.read_reference(word text, argument text) RETURNS text[] LANGUAGE plpgsql AS $$
+CREATE FUNCTION underway_internal.read_reference(word text, argument text) RETURNS text[] LANGUAGE plpgsql AS $body$
 DECLARE
     path text[];
     part text;
@@ -30,15 +31,15 @@ BEGIN
             HINT = 'For example "$steps.charge.receipt".';
     END IF;
     RETURN path;
-END $$;
+END $body$;
 
-CREATE FUNCTION underway_internal.is_reference(word text) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS $$
+CREATE FUNCTION underway_internal.is_reference(word text) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS $body$
 BEGIN
     RETURN word LIKE '$%' AND word NOT LIKE '$$%';
-END $$;
+END $body$;
 
 -- The steps that a template speaks of; raises 22023 for strings that are no references.
-CREATE FUNCTION underway_internal.template_references(template jsonb, argument text) RETURNS text[] LANGUAGE plpgsql AS $$
+CREATE FUNCTION underway_internal.template_references(template jsonb, argument text) RETURNS text[] LANGUAGE plpgsql AS $body$
 DECLARE
     found_steps text[] := '{}';
     path text[];
@@ -54,11 +55,11 @@ BEGIN
         END IF;
     END LOOP;
     RETURN found_steps;
-END $$;
+END $body$;
 
 -- The steps that a jsonpath, as the server writes it, speaks of; null in the array: of all of them. Variables are $run and
 -- $steps; whole: the root is {"run": ..., "steps": {...}} too.
-CREATE FUNCTION underway_internal.path_references(path text, argument text, whole bool) RETURNS text[] LANGUAGE plpgsql AS $$
+CREATE FUNCTION underway_internal.path_references(path text, argument text, whole bool) RETURNS text[] LANGUAGE plpgsql AS $body$
 DECLARE
     found_steps text[] := '{}';
     part text[];
@@ -87,9 +88,9 @@ BEGIN
         END IF;
     END LOOP;
     RETURN found_steps;
-END $$;
+END $body$;
 
-CREATE FUNCTION underway_internal.fill_template(template jsonb, scope jsonb) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE AS $$
+CREATE FUNCTION underway_internal.fill_template(template jsonb, scope jsonb) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE AS $body$
 DECLARE
     word text;
 BEGIN
@@ -110,16 +111,16 @@ BEGIN
         ELSE
             RETURN template;
     END CASE;
-END $$;
+END $body$;
 
-CREATE FUNCTION underway_internal.template_scope(run_input jsonb, results jsonb) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE AS $$
+CREATE FUNCTION underway_internal.template_scope(run_input jsonb, results jsonb) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE AS $body$
 BEGIN
     RETURN jsonb_build_object('run', run_input, 'steps', coalesce(results, '{}'));
-END $$;
+END $body$;
 
 -- What the step gets.
 CREATE FUNCTION underway_internal.eval_input(s underway_internal.step, run_input jsonb, results jsonb) RETURNS jsonb
-    LANGUAGE plpgsql IMMUTABLE AS $$
+    LANGUAGE plpgsql IMMUTABLE AS $body$
 BEGIN
     RETURN CASE
         WHEN s.input IS NOT NULL
@@ -127,11 +128,11 @@ BEGIN
         WHEN cardinality(s.after) = 0 THEN run_input
         WHEN cardinality(s.after) = 1 THEN coalesce(results -> s.after[1], 'null')
         ELSE (SELECT jsonb_object_agg(a, coalesce(results -> a, 'null')) FROM unnest(s.after) a) END;
-END $$;
+END $body$;
 
 -- Whether the step runs. A path that is no predicate says yes when it finds something but null and false.
 CREATE FUNCTION underway_internal.eval_run_if(s underway_internal.step, run_input jsonb, results jsonb) RETURNS bool
-    LANGUAGE plpgsql IMMUTABLE AS $$
+    LANGUAGE plpgsql IMMUTABLE AS $body$
 DECLARE
     scope jsonb;
 BEGIN
@@ -140,11 +141,11 @@ BEGIN
     END IF;
     scope := underway_internal.template_scope(run_input, results);
     RETURN coalesce(jsonb_path_query_first(scope, s.run_if::jsonpath, scope, true) NOT IN ('null', 'false'), false);
-END $$;
+END $body$;
 
 -- The items of a map that has no function for them, in order, from the input that the map got.
 CREATE FUNCTION underway_internal.eval_items(s underway_internal.step, input jsonb, run_input jsonb, results jsonb)
-    RETURNS SETOF jsonb LANGUAGE plpgsql IMMUTABLE AS $$
+    RETURNS SETOF jsonb LANGUAGE plpgsql IMMUTABLE AS $body$
 BEGIN
     IF input IS NULL OR input = 'null' THEN
         RETURN;
@@ -158,4 +159,4 @@ BEGIN
     ELSE
         RETURN QUERY SELECT e.value FROM jsonb_array_elements(input) WITH ORDINALITY e ORDER BY e.ordinality;
     END IF;
-END $$;
+END $body$;

@@ -34,7 +34,7 @@ END $$;
 
 GRANT USAGE ON SCHEMA underway TO PUBLIC;
 
-GRANT SELECT ON underway.queues, underway.tasks, underway.attempts, underway.workers TO PUBLIC;
+GRANT SELECT ON underway.queues, underway.tasks, underway.attempts, underway.workers, underway.workflows TO PUBLIC;
 
 -- Views run functions with their reader's rights. Nobody else can name these. Three tell nothing that is not public; the view queues
 -- shows the counts of those queues only that its reader may see.
@@ -56,6 +56,9 @@ GRANT EXECUTE ON FUNCTION
     -- in a handler
     underway.task_id, underway.attempt, underway.last_attempt, underway.headers, underway.progress, underway.again,
     underway.give_up,
+    -- workflows
+    underway.step, underway.map, underway.wait, underway.sleep, underway.child, underway.finally,
+    underway.create_workflow, underway.drop_workflow, underway.explain_workflow,
     -- operation
     underway.adopt, underway.check_health, underway.version
 TO PUBLIC;

@@ -19,11 +19,21 @@ bool has_out_argument(HeapTuple tuple) {
   char* modes = nullptr;
   const int n = get_func_arg_info(tuple, &types, &names, &modes);
   for (int i = 0; i < n && modes != nullptr; i++) {
-    if (modes[i] == PROARGMODE_OUT) {
+    if (modes[i] == PROARGMODE_OUT || modes[i] == PROARGMODE_TABLE) {
       return true;
     }
   }
   return false;
+}
+
+const char* unfit_function(Form_pg_proc form) {
+  if (form->prorettype == TRIGGEROID || form->prorettype == EVENT_TRIGGEROID) {
+    return "it is a trigger function";
+  }
+  if (isAnyTempNamespace(form->pronamespace)) {
+    return "it is a temporary function of one session";
+  }
+  return nullptr;
 }
 
 }  // namespace
@@ -36,17 +46,25 @@ const char* unfit_handler(HeapTuple tuple) {
   if (form->proretset) {
     return "it returns a set";
   }
-  if (form->prorettype == TRIGGEROID || form->prorettype == EVENT_TRIGGEROID) {
-    return "it is a trigger function";
-  }
-  if (isAnyTempNamespace(form->pronamespace)) {
-    return "it is a temporary function of one session";
-  }
   // Those of a function are its result; CALL wants something written for those of a procedure.
   if (form->prokind == PROKIND_PROCEDURE && has_out_argument(tuple)) {
     return "it is a procedure with OUT arguments";
   }
-  return nullptr;
+  return unfit_function(form);
+}
+
+const char* unfit_items(HeapTuple tuple) {
+  auto form = reinterpret_cast<Form_pg_proc>(GETSTRUCT(tuple));
+  if (form->prokind != PROKIND_FUNCTION) {
+    return "it is not a function";
+  }
+  if (!form->proretset) {
+    return "it does not return a set";
+  }
+  if (form->prorettype == RECORDOID && !has_out_argument(tuple)) {
+    return "it returns records of unknown columns";
+  }
+  return unfit_function(form);
 }
 
 namespace {

@@ -15,6 +15,9 @@ Oid find_handler(const char* schema, const char* name, bool takes_input);
 // Why the function of this row of pg_proc cannot be a handler, or null.
 const char* unfit_handler(HeapTuple tuple);
 
+// Why that function cannot give the items of a map, or null.
+const char* unfit_items(HeapTuple tuple);
+
 enum class action { done, again, give_up };
 
 struct result {

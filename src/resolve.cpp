@@ -49,13 +49,15 @@ template <class F> auto as_caller(F&& f) -> decltype(f()) {
   return result;
 }
 
-Datum describe(Oid function, const char* handler) {
+enum class use { handler, items };
+
+Datum describe(Oid function, const char* handler, use what) {
   HeapTuple tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
   if (!HeapTupleIsValid(tuple)) {
     elog(ERROR, "cache lookup failed for function %u", function);
   }
   auto form = reinterpret_cast<Form_pg_proc>(GETSTRUCT(tuple));
-  const char* why = unfit_handler(tuple);
+  const char* why = what == use::items ? unfit_items(tuple) : unfit_handler(tuple);
   if (why == nullptr &&
       (form->pronargs > 1 || (form->pronargs == 1 && form->proargtypes.values[0] != JSONBOID))) {
     why = "its arguments are not (jsonb) and not ()";
@@ -64,6 +66,14 @@ Datum describe(Oid function, const char* handler) {
     why = "it is variadic";
   }
   if (why != nullptr) {
+    if (what == use::items) {
+      ereport(
+          ERROR,
+          (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+           errmsg("function \"%s\" cannot give items: %s", handler, why),
+           errhint(
+               "Items are given by a function f(jsonb) or f() that returns a set or a table.")));
+    }
     ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
                     errmsg("handler \"%s\" cannot be a handler: %s", handler, why),
                     errhint("A handler is a function f(jsonb) or f() that returns one value or "
@@ -83,9 +93,7 @@ Datum describe(Oid function, const char* handler) {
   return DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data));
 }
 
-}  // namespace
-
-UNDERWAY_ENTRY(underway_resolve_handler) {
+Datum resolve_and_describe(FunctionCallInfo fcinfo, use what) {
   const char* handler = pg::call(
       [fcinfo] { return TextDatumGetCString(DirectFunctionCall1(btrim1, PG_GETARG_DATUM(0))); });
   Oid function = InvalidOid;
@@ -95,20 +103,27 @@ UNDERWAY_ENTRY(underway_resolve_handler) {
     e.suggest("Write the handler as f, schema.f or schema.f(jsonb), quoted as in SQL.");
     throw;
   }
-  return pg::call([handler, function] {
+  return pg::call([handler, function, what] {
     if (!OidIsValid(function)) {
       const bool exact = is_exact(handler);
       ereport(
           ERROR,
           (errcode(ERRCODE_UNDEFINED_FUNCTION),
-           errmsg("handler function %s%s does not exist", handler, exact ? "" : "(jsonb)"),
+           errmsg("%s %s%s does not exist", what == use::items ? "function" : "handler function",
+                  handler, exact ? "" : "(jsonb)"),
            exact ? 0 : errdetail("Neither is there %s().", handler),
            errhint(
                "Create the function first, or check the search_path, or write schema.function.")));
     }
-    return describe(function, handler);
+    return describe(function, handler, what);
   });
 }
+
+}  // namespace
+
+UNDERWAY_ENTRY(underway_resolve_handler) { return resolve_and_describe(fcinfo, use::handler); }
+
+UNDERWAY_ENTRY(underway_resolve_items) { return resolve_and_describe(fcinfo, use::items); }
 
 UNDERWAY_ENTRY(underway_find_handler) {
   const Oid found = pg::call([fcinfo] {
