@@ -167,7 +167,6 @@ DECLARE
     q underway_internal.queue;
     run_id uuid;
     n bigint;
-    by record;
 BEGIN
     PERFORM underway_internal.workflow_for(caller, name, 'manage');
     q := underway_internal.lock_queue(caller, name, 'manage');

@@ -46,7 +46,7 @@ CREATE FUNCTION underway_internal.step_details(s underway_internal.step, before 
     SET intervalstyle = 'postgres' AS $$
 BEGIN
     RETURN concat(
-        CASE WHEN s.kind = 'finally' OR s.after = coalesce(ARRAY[before], '{}') THEN NULL
+        CASE WHEN s.kind = 'finally' OR s.after = CASE WHEN before IS NULL THEN '{}' ELSE ARRAY[before] END THEN NULL
             WHEN s.after = '{}' THEN E'\n     after: the start'
             ELSE E'\n     after: ' || array_to_string(s.after, ', ') END,
         E'\n     if: ' || underway_internal.path_words(s.run_if),

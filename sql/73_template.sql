@@ -130,9 +130,9 @@ BEGIN
         ELSE (SELECT jsonb_object_agg(a, coalesce(results -> a, 'null')) FROM unnest(s.after) a) END;
 END $body$;
 
--- Whether the step runs. A path that is no predicate says yes when it finds something but null and false.
+-- Whether the step runs. With time zones, since without them a comparison of times can raise. A path that is no predicate says yes when it finds something but null and false.
 CREATE FUNCTION underway_internal.eval_run_if(s underway_internal.step, run_input jsonb, results jsonb) RETURNS bool
-    LANGUAGE plpgsql IMMUTABLE AS $body$
+    LANGUAGE plpgsql STABLE AS $body$
 DECLARE
     scope jsonb;
 BEGIN
@@ -140,17 +140,17 @@ BEGIN
         RETURN true;
     END IF;
     scope := underway_internal.template_scope(run_input, results);
-    RETURN coalesce(jsonb_path_query_first(scope, s.run_if::jsonpath, scope, true) NOT IN ('null', 'false'), false);
+    RETURN coalesce(jsonb_path_query_first_tz(scope, s.run_if::jsonpath, scope, true) NOT IN ('null', 'false'), false);
 END $body$;
 
 -- The items of a map that has no function for them, in order, from the input that the map got.
 CREATE FUNCTION underway_internal.eval_items(s underway_internal.step, input jsonb, run_input jsonb, results jsonb)
-    RETURNS SETOF jsonb LANGUAGE plpgsql IMMUTABLE AS $body$
+    RETURNS SETOF jsonb LANGUAGE plpgsql STABLE AS $body$
 BEGIN
     IF input IS NULL OR input = 'null' THEN
         RETURN;
     ELSIF s.items IS NOT NULL THEN
-        RETURN QUERY SELECT i FROM jsonb_path_query(input, s.items::jsonpath,
+        RETURN QUERY SELECT i FROM jsonb_path_query_tz(input, s.items::jsonpath,
             underway_internal.template_scope(run_input, results), true) i;
     ELSIF jsonb_typeof(input) <> 'array' THEN
         RAISE EXCEPTION USING ERRCODE = '22023',
