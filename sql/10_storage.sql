@@ -73,9 +73,9 @@ CREATE TABLE underway_internal.task (
     paused_by   text,
     run_id      uuid,       -- these five: the task is a step of a run, of that version; null otherwise
     version     int,
-    step        text,
-    item        int,        -- of a map's children, from 0
-    undo        bool        -- the task undoes the step
+    step        text,       -- null: a nudge, see src/README.md
+    item        int,        -- of a map's children, from 0; -1: the step as a whole
+    phase       text        -- map, child: waits for its children; close: what it waited for is there; undo: undoes the step
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
         autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0, toast.autovacuum_vacuum_scale_factor = 0.02);
 CREATE INDEX task_pending ON underway_internal.task (queue_id, priority, run_at, id) WHERE state = 'pending';
@@ -84,7 +84,8 @@ CREATE INDEX task_in_progress ON underway_internal.task (slot) WHERE slot IS NOT
 CREATE UNIQUE INDEX task_lease ON underway_internal.task (lease) WHERE lease IS NOT NULL;
 CREATE INDEX task_leased ON underway_internal.task (queue_id) WHERE lease IS NOT NULL;
 CREATE INDEX task_waiting ON underway_internal.task (queue_id) WHERE state = 'waiting';
-CREATE INDEX task_run ON underway_internal.task (run_id) WHERE run_id IS NOT NULL;
+CREATE UNIQUE INDEX task_step ON underway_internal.task (run_id, step, item) WHERE run_id IS NOT NULL;
+CREATE INDEX task_open_map ON underway_internal.task (run_id) WHERE phase = 'map';
 CREATE INDEX task_expires ON underway_internal.task (expires_at) WHERE expires_at IS NOT NULL AND attempt = 0;
 
 -- Keys live beside the tasks, so that a task can move to the archive without a moment in which its key is free.
@@ -156,7 +157,7 @@ CREATE TABLE underway_internal.archive (
     version     int,
     step        text,
     item        int,
-    undo        bool
+    phase       text
 ) PARTITION BY LIST (slot);
 
 CREATE TABLE underway_internal.attempt (

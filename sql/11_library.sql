@@ -25,6 +25,8 @@ CREATE FUNCTION underway_internal.queues_loaded() RETURNS trigger
 CREATE TRIGGER loaded AFTER INSERT ON underway_internal.queue FOR EACH STATEMENT EXECUTE FUNCTION underway_internal.queues_loaded();
 CREATE FUNCTION underway_internal.note_cancelled(id uuid) RETURNS bool
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_note_cancelled';
+CREATE FUNCTION underway_internal.note_look() RETURNS bool
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_note_look';
 CREATE FUNCTION underway_internal.finished(VARIADIC ids uuid[]) RETURNS bool
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_finished';
 CREATE FUNCTION underway_internal.resolve_handler(handler text) RETURNS jsonb

@@ -32,6 +32,7 @@ CREATE TABLE underway_internal.step (
     handler_schema text,
     handler_name   text,
     handler_args   text[],
+    handler_owner  text,                -- as in queue: one of that name that somebody else makes is not run
     body_digest    text,                -- of the handler's body when this version was made
     target_queue   int,                 -- external steps: the queue that its task goes to
     input          jsonb,               -- a template, see 73_template.sql
@@ -40,6 +41,7 @@ CREATE TABLE underway_internal.step (
     undo_schema    text,
     undo_name      text,
     undo_args      text[],
+    undo_owner     text,
     undo_queue     int,
     retry          jsonb,
     timeout        interval,            -- of an attempt; of wait: of the waiting
@@ -48,6 +50,7 @@ CREATE TABLE underway_internal.step (
     over_schema    text,
     over_name      text,
     over_args      text[],
+    over_owner     text,
     items          text,
     concurrency    int,
     tolerate       int,
@@ -75,6 +78,9 @@ CREATE TABLE underway_internal.run (
     started_at  timestamptz NOT NULL,
     deadline    timestamptz,
     paused_by   text,
+    ending      text,                   -- succeeded, failed, cancelled: what it will be once what is left to do has been done
+    undo        bool NOT NULL DEFAULT true,
+    reason      text,
     error       text,
     sqlstate    text,
     output      jsonb
@@ -104,20 +110,25 @@ CREATE TABLE underway_internal.run_archive (
     reason      text,
     error       text,
     sqlstate    text,
-    output      jsonb
+    output      jsonb,
+    results     jsonb                   -- what its steps gave, of one that did not succeed: for retry and fork
 ) PARTITION BY LIST (slot);
 
 -- What the steps of an unfinished run gave: hot, so that it outlives the retention of the tasks. Deleted with the run's end.
+CREATE SEQUENCE underway_internal.step_result_seq AS bigint;
+
 CREATE TABLE underway_internal.step_result (
     run_id   uuid NOT NULL,
     step     text NOT NULL,
-    item     int NOT NULL DEFAULT -1,   -- of a map's children, from 0; -1: the step as a whole
-    state    text NOT NULL,             -- succeeded, failed, skipped, cancelled, undone
-    input    jsonb,                     -- of a map's children
-    output   jsonb,
+    item     int NOT NULL DEFAULT -1,   -- of a map's children, from 0; -1: the step as a whole; below: earlier ones that can be undone
+    state    text NOT NULL,             -- succeeded, failed, skipped, cancelled, undone, stuck (its undo failed)
+    input    jsonb,                     -- of a map's children, and of what did not succeed
+    output   jsonb,                     -- of a step that gave none, and of one that was skipped: what it passes on, its input
     error    text,
+    sqlstate text,
     task_id  uuid,
     ended_at timestamptz NOT NULL,
+    seq      bigint NOT NULL DEFAULT nextval('underway_internal.step_result_seq'),   -- undo goes backwards
     PRIMARY KEY (run_id, step, item)
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
         autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0, toast.autovacuum_vacuum_scale_factor = 0.02);
@@ -131,14 +142,12 @@ CREATE TABLE underway_internal.signal (
     name    text NOT NULL,
     payload jsonb,
     key     text,
-    checked bool NOT NULL DEFAULT false, -- looked at again after its commit, lest it crossed with a step that began to wait
     taken   bool NOT NULL DEFAULT false, -- by a step; stays for its key alone
     sent_by text NOT NULL,
     sent_at timestamptz NOT NULL,
     PRIMARY KEY (run_id, id)
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 CREATE UNIQUE INDEX signal_key ON underway_internal.signal (run_id, name, key) WHERE key IS NOT NULL;
-CREATE INDEX signal_unchecked ON underway_internal.signal (id) WHERE NOT checked;
 
 -- Inserted beside the run, whose row nobody touches but who finishes a step of it.
 CREATE TABLE underway_internal.run_control (
@@ -164,6 +173,7 @@ SELECT pg_catalog.pg_extension_config_dump('underway_internal.workflow', '');
 SELECT pg_catalog.pg_extension_config_dump('underway_internal.workflow_version', '');
 SELECT pg_catalog.pg_extension_config_dump('underway_internal.step', '');
 SELECT pg_catalog.pg_extension_config_dump('underway_internal.run', '');
+SELECT pg_catalog.pg_extension_config_dump('underway_internal.step_result_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('underway_internal.step_result', '');
 SELECT pg_catalog.pg_extension_config_dump('underway_internal.signal_id', '');
 SELECT pg_catalog.pg_extension_config_dump('underway_internal.signal', '');

@@ -8,7 +8,7 @@ CREATE FUNCTION underway_internal.claim(
         queue_id int, priority int, from_run_at timestamptz, from_id uuid, max_tasks int, ttl interval, max_attempts int,
         worker text, boot bigint, slot int, generation int, most_crashes int)
     RETURNS TABLE (id uuid, attempt int, input jsonb, headers jsonb, timeout interval, run_at timestamptz, last_attempt bool,
-        expired bool, crashes int, lease uuid, found bigint)
+        expired bool, crashes int, lease uuid, found bigint, run_id uuid, version int, step text, item int, phase text)
     LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -35,10 +35,11 @@ BEGIN
                 lease = CASE WHEN claim.slot IS NULL THEN gen_random_uuid() END
             FROM due WHERE t.id = due.id
             RETURNING t.id, t.attempt, t.input, t.headers, t.timeout, t.run_at, t.enqueued_at, t.failures, t.retry, t.expires_at,
-                t.crashes, t.lease, due.found)
+                t.crashes, t.lease, due.found, t.run_id, t.version, t.step, t.item, t.phase)
         SELECT c.id, c.attempt, c.input, c.headers, c.timeout, c.run_at,
             c.failures + 1 >= coalesce((c.retry ->> 'max_attempts')::int, max_attempts),
-            c.attempt = 1 AND coalesce(c.expires_at, greatest(c.run_at, c.enqueued_at) + ttl) <= now, c.crashes, c.lease, c.found
+            c.attempt = 1 AND c.run_id IS NULL AND coalesce(c.expires_at, greatest(c.run_at, c.enqueued_at) + ttl) <= now, c.crashes, c.lease, c.found,
+            c.run_id, c.version, c.step, c.item, c.phase
         FROM claimed c ORDER BY c.run_at, c.id;
 END $$;
 

@@ -34,24 +34,32 @@ DECLARE
     now timestamptz := underway_internal.clock();
     target underway_internal.queue;
 BEGIN
+    IF t.run_id IS NOT NULL THEN
+        IF t.step IS NULL THEN
+            RETURN false;       -- a nudge of a run whose workflow was dropped
+        ELSIF reason IS DISTINCT FROM 'run ended' THEN
+            PERFORM underway_internal.step_lost(t, state, sqlstate, coalesce(message, reason));
+        END IF;
+    END IF;
     SELECT x.* INTO q FROM underway_internal.queue x WHERE x.id = t.queue_id;
     kept := q.keep = 'all' OR q.keep = 'failed' AND state = 'failed';
     IF kept THEN
         INSERT INTO underway_internal.archive (slot, id, queue_id, state, priority, run_at, attempt, failures, crashes, losses, snoozes,
                 enqueued_at, started_at, finished_at, enqueued_by, worker, lease, input, output, headers, key, group_key, timeout,
                 heartbeat, retry, source, reason, sqlstate, message, detail, hint, context, notices, run_id, version, step, item,
-                undo)
+                phase)
             VALUES (CASE WHEN state = 'succeeded' THEN underway_internal.ring_current('succeeded', 0)
                          ELSE underway_internal.ring_current('ended', 8) END,
                 t.id, t.queue_id, state, t.priority, t.run_at, t.attempt, t.failures, t.crashes, t.losses, t.snoozes,
                 t.enqueued_at, t.claimed_at, now, t.enqueued_by, t.worker, t.lease, t.input, output, t.headers, t.key, t.group_key, t.timeout,
                 t.heartbeat, t.retry, t.source, reason, sqlstate, message, detail, hint, context, notices, t.run_id, t.version,
-                t.step, t.item, t.undo);
+                t.step, t.item, t.phase);
     ELSIF t.key IS NOT NULL THEN
         DELETE FROM underway_internal.task_key k WHERE k.queue_id = t.queue_id AND k.key = t.key AND k.task_id = t.id;
     END IF;
     -- A dead letter that fails is not dead-lettered again: two queues that name each other would pass it on for ever.
-    IF state = 'failed' AND q.dead_letter IS NOT NULL AND t.source IS NULL THEN
+    -- Nor is a step of a run: there the run fails.
+    IF state = 'failed' AND q.dead_letter IS NOT NULL AND t.source IS NULL AND t.run_id IS NULL THEN
         SELECT x.* INTO target FROM underway_internal.queue x WHERE x.id = q.dead_letter AND x.dropped_at IS NULL;
         IF FOUND THEN
             letter := underway_internal.new_id();

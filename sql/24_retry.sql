@@ -64,6 +64,8 @@ BEGIN
         RETURN underway_internal.end_cancelled(t, cancelled, notices);
     ELSIF q.dropped_at IS NOT NULL THEN
         reason := 'queue dropped';
+    ELSIF t.run_id IS NOT NULL AND t.step IS NULL THEN
+        delay := make_interval(secs => least(t.failures, 60));      -- a nudge is never given up
     ELSIF may_retry THEN
         delay := underway_internal.retry_delay(coalesce(q.retry, '{}') || coalesce(t.retry, '{}'), t.failures, sqlstate);
         IF delay IS NOT NULL THEN

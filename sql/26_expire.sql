@@ -41,6 +41,7 @@ BEGIN
                 FOR t IN DELETE FROM underway_internal.task x WHERE x.id IN (
                         SELECT y.id FROM underway_internal.task y
                         WHERE y.queue_id = q.id AND y.priority = p AND y.state = 'pending' AND y.attempt = 0 AND y.expires_at IS NULL
+                          AND y.run_id IS NULL
                           AND y.run_at <= now - coalesce(q.ttl, default_ttl) AND y.enqueued_at <= now - coalesce(q.ttl, default_ttl)
                         ORDER BY y.run_at, y.id LIMIT max_tasks - n FOR UPDATE SKIP LOCKED)
                         RETURNING x.* LOOP

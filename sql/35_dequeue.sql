@@ -69,7 +69,7 @@ CREATE FUNCTION underway.dequeue(queue text, max_tasks int DEFAULT 1, worker tex
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_dequeue';
 COMMENT ON FUNCTION underway.dequeue IS
 'Takes up to max_tasks (1 to 10000) due tasks of a queue without handler, in the order of priority, due time and id; none when there are none. Needs the right work. worker: a name for people to see.
-Commit before using the leases. Each row: the task''s id, the number of this attempt, its lease, the input, the headers, whether the task fails for good if this attempt fails, and when the attempt''s time is over. run_id and step: of workflows.
+Commit before using the leases. Each row: the task''s id, the number of this attempt, its lease, the input, the headers, whether the task fails for good if this attempt fails, and when the attempt''s time is over. run_id and step: of a task that is a step of a run of a workflow.
 Errors: 42704 no such queue, 42501 not allowed, 55000 the queue has a handler, 22023 bad value.';
 
 -- Raises: the lease stands for no task any more, or never did.

@@ -1,11 +1,33 @@
 -- How external workers end an attempt. Invariant: the lease is the fence; with a lost one each of these raises, so that the
 -- caller's own writes of that transaction are rolled back with it (promise 3).
 
+-- Tasks of one queue. steps: some of them are steps of runs.
+CREATE FUNCTION underway_internal.complete_leased(queue_id int, ids uuid[], attempts int[], outputs jsonb[], steps bool) RETURNS bigint
+    LANGUAGE plpgsql AS $$
+DECLARE
+    one record;
+    n bigint := 0;
+BEGIN
+    IF steps IS NOT TRUE THEN
+        RETURN underway_internal.complete_tasks(queue_id, ids, attempts, outputs, array_fill(NULL::text, ARRAY[cardinality(ids)]));
+    END IF;
+    FOR one IN SELECT u.id, u.attempt, u.output, t.run_id FROM unnest(ids, attempts, outputs) u(id, attempt, output)
+            JOIN underway_internal.task t ON t.id = u.id LOOP
+        IF one.run_id IS NULL THEN
+            n := n + underway_internal.complete_tasks(queue_id, ARRAY[one.id], ARRAY[one.attempt], ARRAY[one.output], ARRAY[NULL::text]);
+        ELSE
+            n := n + (SELECT c.held::int FROM underway_internal.complete_step(one.id, one.attempt, one.output, NULL, 'next', NULL, NULL,
+                NULL, NULL, NULL, NULL) c);
+        END IF;
+    END LOOP;
+    RETURN n;
+END $$;
+
 CREATE FUNCTION underway_internal.complete(caller oid, lease uuid, output jsonb) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     t underway_internal.task := underway_internal.leased(caller, lease, true);
 BEGIN
-    IF underway_internal.complete_tasks(t.queue_id, ARRAY[t.id], ARRAY[t.attempt], ARRAY[output], ARRAY[NULL::text]) <> 1 THEN
+    IF underway_internal.complete_leased(t.queue_id, ARRAY[t.id], ARRAY[t.attempt], ARRAY[output], t.run_id IS NOT NULL) <> 1 THEN
         PERFORM underway_internal.leased(caller, lease, true);
     END IF;
     PERFORM underway_internal.place_free(t.queue_id);
@@ -49,12 +71,12 @@ BEGIN
             WHERE t.state = 'in_progress' GROUP BY t.queue_id ORDER BY t.queue_id LOOP
         PERFORM underway_internal.leased(caller, bad, false), underway_internal.place_free(queue);
         WITH ours AS MATERIALIZED (
-            SELECT t.id, t.attempt, o.output, t.lease FROM unnest(leases, outputs) o(lease, output)
+            SELECT t.id, t.attempt, o.output, t.lease, t.run_id FROM unnest(leases, outputs) o(lease, output)
             JOIN underway_internal.task t ON t.lease = o.lease
             WHERE t.queue_id = queue AND t.state = 'in_progress' ORDER BY t.id FOR UPDATE OF t),
         finished AS (
-            SELECT underway_internal.complete_tasks(queue, array_agg(a.id), array_agg(a.attempt), array_agg(a.output),
-                array_agg(NULL::text)) AS n, array_agg(a.lease) AS leases, count(*) AS wanted FROM ours a)
+            SELECT underway_internal.complete_leased(queue, array_agg(a.id), array_agg(a.attempt), array_agg(a.output),
+                bool_or(a.run_id IS NOT NULL)) AS n, array_agg(a.lease) AS leases, count(*) AS wanted FROM ours a)
         SELECT done || f.leases INTO done FROM finished f WHERE f.n = f.wanted;
     END LOOP;
     IF NOT coalesce(skip_lost, false) AND cardinality(done) <> cardinality(leases) THEN

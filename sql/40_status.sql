@@ -56,7 +56,9 @@ BEGIN
         RETURN;
     END IF;
     a := underway_internal.last_end(status.id);
-    IF a.id IS NOT NULL AND underway_internal.may_see_task(caller, a.queue_id, a.enqueued_by) THEN
+    IF a.id IS NULL THEN
+        RETURN QUERY SELECT r.* FROM underway_internal.run_status(caller, status.id) r;
+    ELSIF underway_internal.may_see_task(caller, a.queue_id, a.enqueued_by) THEN
         RETURN QUERY SELECT 'task', q.name, a.state, a.attempt, a.failures, a.crashes, a.losses, a.enqueued_at,
                 a.run_at, a.started_at, a.finished_at, a.worker,
                 NULL::timestamptz, NULL::jsonb, a.input, a.output, a.reason,
@@ -72,5 +74,5 @@ CREATE FUNCTION underway.status(id uuid)
         notices text)
     LANGUAGE c VOLATILE ROWS 1 AS 'MODULE_PATHNAME', 'underway_gateway';
 COMMENT ON FUNCTION underway.status IS
-'What there is to know about a task: one row, or none when there is no such task or the caller may not see it (who enqueued it may, and who has the right see on the queue).
-kind: task. state: pending, in_progress, waiting, succeeded, failed, cancelled. attempt: attempts begun. failures, crashes, losses: attempts that ended so since the task was enqueued or re-opened (losses: ever). run_at: when it is or was due. started_at, worker: of the last attempt. reason: why it failed or was cancelled, or paused. sqlstate, error, detail, hint, context, notices: of the last attempt that ended.';
+'What there is to know about a task or a run: one row, or none when there is none of that id or the caller may not see it (who enqueued or started it may, and who has the right see on the queue).
+kind: task or run. Of a run: queue is its workflow, state running, waiting, paused, undoing, parked, succeeded, failed or cancelled, progress its steps in progress and how many of them have ended. Of a task: state: pending, in_progress, waiting, succeeded, failed, cancelled. attempt: attempts begun. failures, crashes, losses: attempts that ended so since the task was enqueued or re-opened (losses: ever). run_at: when it is or was due. started_at, worker: of the last attempt. reason: why it failed or was cancelled, or paused. sqlstate, error, detail, hint, context, notices: of the last attempt that ended.';

@@ -11,6 +11,14 @@ BEGIN
         RETURN QUERY SELECT a.state, false FROM underway_internal.last_end(state_for.id) a
             WHERE a.id IS NOT NULL AND underway_internal.may_see_task(caller, a.queue_id, a.enqueued_by);
     END IF;
+    IF NOT FOUND THEN
+        RETURN QUERY SELECT r.state, underway_internal.is_ours(r.xmin) FROM underway_internal.run r
+            WHERE r.id = state_for.id AND underway_internal.may_see_task(caller, r.queue_id, r.started_by);
+    END IF;
+    IF NOT FOUND THEN
+        RETURN QUERY SELECT r.state, false FROM underway_internal.ended_run(state_for.id) r
+            WHERE r.id IS NOT NULL AND underway_internal.may_see_task(caller, r.queue_id, r.started_by);
+    END IF;
 END $$;
 
 CREATE FUNCTION underway.await(id uuid, timeout interval DEFAULT '10 s')

@@ -69,6 +69,7 @@ BEGIN
         s.handler_schema := f ->> 'schema';
         s.handler_name := f ->> 'name';
         s.handler_args := ARRAY(SELECT jsonb_array_elements_text(f -> 'args'));
+        s.handler_owner := f ->> 'owner';
         s.body_digest := underway_internal.body_digest((f ->> 'oid')::oid);
         normal := normal || jsonb_build_object('handler', underway_internal.signature(f));
     END IF;
@@ -77,6 +78,7 @@ BEGIN
         s.undo_schema := f ->> 'schema';
         s.undo_name := f ->> 'name';
         s.undo_args := ARRAY(SELECT jsonb_array_elements_text(f -> 'args'));
+        s.undo_owner := f ->> 'owner';
         bodies := bodies || underway_internal.body_digest((f ->> 'oid')::oid);
         normal := normal || jsonb_build_object('undo', underway_internal.signature(f));
     END IF;
@@ -85,6 +87,7 @@ BEGIN
         s.over_schema := f ->> 'schema';
         s.over_name := f ->> 'name';
         s.over_args := ARRAY(SELECT jsonb_array_elements_text(f -> 'args'));
+        s.over_owner := f ->> 'owner';
         bodies := bodies || underway_internal.body_digest((f ->> 'oid')::oid);
         normal := normal || jsonb_build_object('over', underway_internal.signature(f));
     END IF;
@@ -97,8 +100,8 @@ BEGIN
     IF normal ? 'workflow' THEN
         s.child_queue := underway_internal.find_step_queue(caller, q, normal ->> 'workflow', 'workflow');
     END IF;
-    -- A queue that was dropped and made again is another one.
-    identity := concat_ws(',', s.body_digest, bodies::text, s.target_queue, s.undo_queue, s.child_queue);
+    -- A queue that was dropped and made again is another one, and so is a function that somebody else made.
+    identity := concat_ws(',', s.body_digest, bodies::text, s.handler_owner, s.undo_owner, s.over_owner, s.target_queue, s.undo_queue, s.child_queue);
 EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
     RAISE EXCEPTION USING ERRCODE = SQLSTATE, MESSAGE = format('%s: %s', place, SQLERRM), DETAIL = detail, HINT = hint;

@@ -3,12 +3,12 @@
 -- Invariant: a step that is not fit does not stop its workflow; its attempts fail, with this code.
 
 CREATE VIEW underway_internal.step_function AS
-SELECT s.queue_id, s.version, s."position", s.name, f.what, f.schema, f.function, f.args,
+SELECT s.queue_id, s.version, s."position", s.name, f.what, f.schema, f.function, f.args, f.maker,
     format('%I.%I(%s)', f.schema, f.function, array_to_string(f.args, ', ')) AS signature
 FROM underway_internal.step s
-CROSS JOIN LATERAL (VALUES ('handler', s.handler_schema, s.handler_name, s.handler_args),
-    ('undo', s.undo_schema, s.undo_name, s.undo_args),
-    ('over', s.over_schema, s.over_name, s.over_args)) f(what, schema, function, args)
+CROSS JOIN LATERAL (VALUES ('handler', s.handler_schema, s.handler_name, s.handler_args, s.handler_owner),
+    ('undo', s.undo_schema, s.undo_name, s.undo_args, s.undo_owner),
+    ('over', s.over_schema, s.over_name, s.over_args, s.over_owner)) f(what, schema, function, args, maker)
 WHERE f.function IS NOT NULL;
 
 CREATE VIEW underway_internal.step_fitness AS
@@ -36,6 +36,12 @@ CROSS JOIN LATERAL (SELECT CASE
         format('%s: owner "%s" lacks the EXECUTE privilege on %s', f.what, q.owner, f.signature),
         format('Workers run the steps as the owner: grant execute on %s %s to %I;',
             CASE p.prokind WHEN 'p' THEN 'procedure' ELSE 'function' END, f.signature, q.owner)]
+    -- As in fitness: whoever may make functions in that schema must not run what he likes as the owner.
+    WHEN p.proowner <> o.oid AND pg_get_userbyid(p.proowner) IS DISTINCT FROM f.maker::name
+            AND NOT pg_has_role(p.proowner, o.oid,
+                CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END) THEN ARRAY['42501',
+        format('%s: %s now belongs to role "%s", and would run as "%s"', f.what, f.signature, pg_get_userbyid(p.proowner), q.owner),
+        'If that is meant, say so: define the workflow anew with underway.create_workflow().']
     END AS blocked) b
 WHERE b.blocked IS NOT NULL
 UNION ALL

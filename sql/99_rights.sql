@@ -55,10 +55,13 @@ GRANT EXECUTE ON FUNCTION
     underway.fail, underway.snooze, underway.release,
     -- in a handler
     underway.task_id, underway.attempt, underway.last_attempt, underway.headers, underway.progress, underway.again,
-    underway.give_up,
+    underway.give_up, underway.next, underway.go_to, underway.finish, underway.run_id, underway.run_input, underway.step_output,
+    underway.step_outputs,
     -- workflows
     underway.step, underway.map, underway.wait, underway.sleep, underway.child, underway.finally,
     underway.create_workflow, underway.drop_workflow, underway.explain_workflow,
+    -- runs of workflows
+    underway.start, underway.history, underway.signal,
     -- operation
     underway.adopt, underway.check_health, underway.version
 TO PUBLIC;

@@ -2,6 +2,7 @@
 
 #include "pg/identity.hpp"
 #include "pg/statement.hpp"
+#include "step.hpp"
 
 namespace underway {
 
@@ -15,15 +16,6 @@ pg::statement give_up(
     "SELECT underway_internal.fail_task($1, $2, false, NULL, 'gave up', $3, NULL, $4, NULL, NULL, "
     "NULL, $5) <> 'lost'",
     UUIDOID, INT4OID, JSONBOID, TEXTOID, TEXTOID);
-
-void raise_lost() {
-  pg::call([] {
-    ereport(ERROR,
-            (errcode(MAKE_SQLSTATE('U', 'W', '0', '0', '1')),
-             errmsg("this attempt is no longer the task's"),
-             errdetail("The task was reclaimed, or ended otherwise, while the handler ran.")));
-  });
-}
 
 void run_fenced(pg::statement* statement, const pg::value* args) {
   bool held = false;
@@ -40,6 +32,19 @@ pg::value text_or_null(const char* text) {
 }
 
 pg::value jsonb_or_null(const Jsonb* j) { return pg::of_datum(JsonbPGetDatum(j), j == nullptr); }
+
+// What only a step of a workflow may decide.
+void refuse_decision(const result& r) {
+  pg::call([&r] {
+    ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                    errmsg("%s() says what comes next, and this task is not a step of a workflow "
+                           "with steps after it",
+                           r.what == action::go_to    ? "go_to"
+                           : r.what == action::finish ? "finish"
+                                                      : "next"),
+                    errhint("Return the output itself.")));
+  });
+}
 
 }  // namespace
 
@@ -63,7 +68,26 @@ class writable {
 
 }  // namespace
 
-void complete(const queue_info* q, const claimed_task* tasks, const finished_task* results, int n) {
+void raise_lost() {
+  pg::call([] {
+    ereport(ERROR,
+            (errcode(MAKE_SQLSTATE('U', 'W', '0', '0', '1')),
+             errmsg("this attempt is no longer the task's"),
+             errdetail("The task was reclaimed, or ended otherwise, while the handler ran.")));
+  });
+}
+
+void complete(const queue_info* q, const claimed_task* tasks, const finished_task* results, int n,
+              following* next) {
+  following none;
+  none.memory = CurrentMemoryContext;
+  for (int i = 0; i < n; i++) {
+    const result& r = results[i].outcome;
+    if ((r.decided || r.what == action::go_to || r.what == action::finish) &&
+        (!tasks[i].of_run || !q->workflow || find_step(q, tasks[i])->alone)) {
+      refuse_decision(r);
+    }
+  }
   pg::as_owner owner(true);
   writable for_us;
   pg::value args[5];
@@ -78,7 +102,7 @@ void complete(const queue_info* q, const claimed_task* tasks, const finished_tas
     auto no_output = static_cast<bool*>(palloc(room));
     auto no_notices = static_cast<bool*>(palloc(room));
     for (int i = 0; i < n; i++) {
-      if (results[i].outcome.what != action::done) {
+      if (results[i].outcome.what != action::done || tasks[i].of_run) {
         continue;
       }
       ids[done] = UUIDPGetDatum(&tasks[i].id);
@@ -114,6 +138,8 @@ void complete(const queue_info* q, const claimed_task* tasks, const finished_tas
                                  jsonb_or_null(r.output), text_or_null(r.error),
                                  text_or_null(results[i].notices)};
       run_fenced(&give_up, with);
+    } else if (tasks[i].of_run) {
+      complete_step(q, tasks[i], results[i], next != nullptr ? next : &none);
     }
   }
 }

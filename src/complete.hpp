@@ -14,7 +14,14 @@ struct finished_task {
   const char* notices;
 };
 
-// In the order given; all of one queue.
-void complete(const queue_info* q, const claimed_task* tasks, const finished_task* results, int n);
+struct following;  // step.hpp
+
+// In the order given; all of one queue. What follows a step is asked for of single tasks alone;
+// else null.
+void complete(const queue_info* q, const claimed_task* tasks, const finished_task* results, int n,
+              following* next);
+
+// UW001.
+void raise_lost();
 
 }  // namespace underway

@@ -16,6 +16,12 @@ struct claimed_task {
   bool last_attempt;
   int crashes;
   pg_uuid_t lease;  // of an external worker
+  bool of_run;      // a step of a run of a workflow; then:
+  pg_uuid_t run_id;
+  int version;
+  const char* step;  // null: a nudge
+  int item;
+  const char* phase;  // or null
 };
 
 // Set for the length of a handler's run, and of the commit that may run its deferred triggers.

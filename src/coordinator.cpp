@@ -200,6 +200,7 @@ TimestampTz round() {
   pool::look_after_starts(db);
   reclaim::dead_workers(db);
   reclaim::overdue(db);
+  reclaim::maps(db);
   upkeep::survey(queues);
   TimestampTz next = DT_NOEND;
   if (upkeep::has_home(queues)) {
@@ -282,6 +283,7 @@ void run() {
       if (!caught_up) {
         reclaim::earlier_work(db);
         db->cancels = true;  // a crash may have come before they were applied
+        db->looks = true;
         caught_up = true;
       }
       until = round();

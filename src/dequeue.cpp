@@ -56,6 +56,14 @@ void take(const pg::row& r, MemoryContext memory, claimed_task* tasks, seen* s) 
   if (!r.null(10)) {
     t.lease = r.uuid(10);
   }
+  t.of_run = !r.null(12);
+  if (t.of_run) {
+    t.run_id = r.uuid(12);
+    t.version = r.int4(13);
+    t.step = r.text(14, memory);
+    t.item = r.null(15) ? 0 : r.int4(15);
+    t.phase = r.text(16, memory);
+  }
 }
 
 }  // namespace
@@ -118,6 +126,12 @@ claim_result claim_tasks(const claim_source& from, int priority, int max_tasks,
   return {s.count, !exhausted};
 }
 
+const char* worker_name() noexcept {
+  static char name[64];
+  snprintf(name, sizeof name, "background worker %d (pid %d)", number_of(my_slot), MyProcPid);
+  return name;
+}
+
 claim_result dequeue(queue_info* q, int priority, int max_tasks, MemoryContext memory,
                      claimed_task* tasks, bool (*is_current)()) {
   pg::transaction tx(pg::transaction::kind::ours);
@@ -126,13 +140,12 @@ claim_result dequeue(queue_info* q, int priority, int max_tasks, MemoryContext m
     tx.commit();
     return {};
   }
-  char worker[64];
-  snprintf(worker, sizeof worker, "background worker %d (pid %d)", number_of(my_slot), MyProcPid);
   claim_result claimed;
   {
     pg::as_owner owner(true);
-    claimed = claim_tasks({q->entry, q->id, q->ttl, q->max_attempts, worker, number_of(my_slot)},
-                          priority, max_tasks, memory, tasks);
+    claimed =
+        claim_tasks({q->entry, q->id, q->ttl, q->max_attempts, worker_name(), number_of(my_slot)},
+                    priority, max_tasks, memory, tasks);
   }
   pg::call([&claimed] {
     // Not with empty hands: a worker that looked in vain beside the one that a test holds must not

@@ -37,6 +37,9 @@ claim_result dequeue(queue_info* q, int priority, int max_tasks, MemoryContext m
 // of a claim for each. False: something became pending meanwhile, and some are still unknown.
 bool survey(const queue_info& q);
 
+// What people see of this worker.
+const char* worker_name() noexcept;
+
 // Hands back tasks that were claimed by this process and not begun.
 void give_back(const claimed_task* tasks, int n);
 

@@ -9,6 +9,7 @@
 #include "retry.hpp"
 #include "session.hpp"
 #include "settings.hpp"
+#include "step.hpp"
 #include "task_lock.hpp"
 #include "waitpoint.hpp"
 
@@ -24,10 +25,13 @@ namespace underway {
 namespace {
 
 constexpr int transient_retries = 10;
+constexpr int most_in_a_row = 20;  // steps of one run, before others have their turn
+constexpr Size most_memory = Size{64} * 1024 * 1024;
 
-handler* handler_of(Oid function) {
+handler* handler_of(Oid function, bool set) {
   static auto* handlers = new std::map<Oid, handler>;
-  return &(*handlers)[function];
+  static auto* sets = new std::map<Oid, handler>;
+  return &(*(set ? sets : handlers))[function];
 }
 
 int milliseconds(const Interval* i) noexcept {
@@ -49,9 +53,14 @@ void show(const queue_info* q, const claimed_task& task) {
   my_slot->task_started_at = GetCurrentTimestamp();
   my_slot->progress[0] = '\0';
   SpinLockRelease(&my_slot->mutex);
-  char text[NAMEDATALEN * 2 + 64];
+  char text[384];
   char* id = DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&task.id)));
-  snprintf(text, sizeof text, "underway: %s, task %s, attempt %d", q->name, id, task.attempt);
+  if (task.of_run && task.step != nullptr) {
+    snprintf(text, sizeof text, "underway: %s, step \"%s\", task %s, attempt %d", q->name,
+             task.step, id, task.attempt);
+  } else {
+    snprintf(text, sizeof text, "underway: %s, task %s, attempt %d", q->name, id, task.attempt);
+  }
   pgstat_report_activity(STATE_RUNNING, text);
   pfree(id);
 }
@@ -83,15 +92,24 @@ bool end_of_user_code() noexcept {
 
 class attempt {
  public:
-  attempt(queue_info* q, MemoryContext memory) noexcept : q_(q), memory_(memory) {}
+  attempt(queue_info* q, MemoryContext memory, following* next) noexcept
+      : q_(q), memory_(memory), next_(next) {}
 
   // All of them in one transaction. Throws; then `culprit` is the task whose handler raised, or -1.
   void run(const claimed_task* tasks, int n) {
+    const step_function* f = q_->workflow ? find_step(q_, tasks[0]) : nullptr;
+    if (f != nullptr && f->name == nullptr) {
+      run_nothing(tasks[0]);
+      return;
+    }
+    renew_session(q_->settings);
     pg::transaction tx(pg::transaction::kind::session);
     results_ = static_cast<finished_task*>(pg::call([&] {
       return MemoryContextAllocZero(memory_, sizeof(finished_task) * static_cast<Size>(n));
     }));
-    handler* h = handler_of(q_->handler);
+    set_ = f != nullptr && f->set;
+    function_ = f != nullptr ? resolve(q_, *f) : q_->handler;
+    handler* h = handler_of(function_, set_);
     pg::call([&] {
       // Not with a suspect: its end could be lost with the next crash, and be charged to it.
       if (q_->async &&
@@ -109,7 +127,9 @@ class attempt {
     }
     culprit = n == 1 ? 0 : -1;
     pg::call([] { waitpoint(waitpoint_id::handler_done); });
-    complete(q_, tasks, results_, n);
+    complete(q_, tasks, results_, n, next_);
+    keep_claim();
+    pg::call([] { waitpoint(waitpoint_id::finished); });
     tx.commit();
   }
 
@@ -117,9 +137,30 @@ class attempt {
   bool begun = false;  // some handler was entered
 
  private:
+  // What waited for the time, a signal or others, and a nudge: finishing it is all there is to do.
+  void run_nothing(const claimed_task& task) {
+    pg::transaction tx(pg::transaction::kind::ours);
+    finished_task none = {};
+    complete(q_, &task, &none, 1, next_);
+    keep_claim();
+    tx.commit();
+  }
+
+  // What runs next must be known to run (promise 4); under async the claim may be lost together
+  // with the effects before it.
+  void keep_claim() {
+    if (next_ != nullptr && next_->found && !q_->async) {
+      pg::call([] { ForceSyncCommit(); });
+    }
+  }
+
   void run_one(handler* h, const claimed_task& task, finished_task* to) {
     pg::call([&] {
-      h->prepare(q_->handler);
+      if (set_) {
+        h->prepare_set(function_);
+      } else {
+        h->prepare(function_);
+      }
       current_task = &task;
       start_notices();
       const int timeout = timeout_of(q_, task);
@@ -142,6 +183,9 @@ class attempt {
 
   queue_info* q_;
   MemoryContext memory_;
+  following* next_;
+  Oid function_ = InvalidOid;
+  bool set_ = false;
   finished_task* results_ = nullptr;
 };
 
@@ -172,18 +216,18 @@ template <class F> void persist(F&& record) {
   }
 }
 
-void run_together(queue_info* q, claimed_task* tasks, int n, MemoryContext memory);
+void run_together(queue_info* q, claimed_task* tasks, int n, MemoryContext memory, following* next);
 
 // One failed: it alone, then the others as a smaller batch. None in particular (at the commit):
 // halves.
 void run_apart(queue_info* q, claimed_task* tasks, int n, int culprit, MemoryContext memory) {
   if (culprit >= 0) {
     std::swap(tasks[0], tasks[culprit]);
-    run_together(q, tasks, 1, memory);
-    run_together(q, tasks + 1, n - 1, memory);
+    run_together(q, tasks, 1, memory, nullptr);
+    run_together(q, tasks + 1, n - 1, memory, nullptr);
   } else {
-    run_together(q, tasks, n / 2, memory);
-    run_together(q, tasks + n / 2, n - n / 2, memory);
+    run_together(q, tasks, n / 2, memory, nullptr);
+    run_together(q, tasks + n / 2, n - n / 2, memory, nullptr);
   }
 }
 
@@ -194,21 +238,25 @@ void step_aside(int tries) noexcept {
   pg_usleep(static_cast<long>(most * (0.5 + pg_prng_double(&pg_global_prng_state) / 2)));
 }
 
-void run_together(queue_info* q, claimed_task* tasks, int n, MemoryContext memory) {
+void run_together(queue_info* q, claimed_task* tasks, int n, MemoryContext memory,
+                  following* next) {
   if (n == 0) {
     return;
   }
   std::optional<pg::error> failure;
   int culprit = -1;
   for (int tries = 0;; tries++) {
-    attempt a(q, memory);
+    attempt a(q, memory, next);
     failure.reset();
     try {
-      renew_session(q->settings);
       a.run(tasks, n);
       return;
     } catch (pg::error& e) {
       failure.emplace(std::move(e));
+    }
+    if (next != nullptr) {
+      next->found = false;
+      next->look = nullptr;
     }
     const bool cancelled = end_of_user_code();
     const char* notices = stop_notices();
@@ -240,18 +288,37 @@ void run_together(queue_info* q, claimed_task* tasks, int n, MemoryContext memor
   run_apart(q, tasks, n, culprit, memory);
 }
 
+// A task; of a workflow, also the steps after it, as long as they come to this worker.
+void run_in_a_row(queue_info* q, claimed_task task, MemoryContext memory, const execution& how) {
+  for (int n = 1;; n++) {
+    following next;
+    next.memory = memory;
+    next.wanted = q->workflow && task.crashes == 0 && n < most_in_a_row && how.may_go_on() &&
+                  MemoryContextMemAllocated(memory, true) < most_memory;
+    run_together(q, &task, 1, memory, &next);
+    if (next.look != nullptr) {
+      persist([&] { look_at_map(task, next.look); });
+    }
+    if (!next.found) {
+      return;
+    }
+    task = next.task;
+    pg::call([] { CHECK_FOR_INTERRUPTS(); });
+  }
+}
+
 }  // namespace
 
 void prepare_to_execute() { grace_timer = RegisterTimeout(USER_TIMEOUT, end_of_grace); }
 
 void execute(queue_info* q, claimed_task* tasks, int n, MemoryContext memory,
-             bool (*begin)(int i)) {
+             const execution& how) {
   if (q->batch > 1) {
-    run_together(q, tasks, n, memory);
+    run_together(q, tasks, n, memory, nullptr);
     my_slot->tasks = 0;
   } else {
-    for (int i = 0; i < n && begin(i); i++) {
-      run_together(q, tasks + i, 1, memory);
+    for (int i = 0; i < n && how.begin(i); i++) {
+      run_in_a_row(q, tasks[i], memory, how);
       my_slot->tasks--;
     }
   }

@@ -14,6 +14,11 @@ namespace underway {
 // handler which goes on after its timeout.
 void prepare_to_execute();
 
-void execute(queue_info* q, claimed_task* tasks, int n, MemoryContext memory, bool (*begin)(int i));
+// may_go_on: may the worker take the next step of a run in the commit of the one before?
+struct execution {
+  bool (*begin)(int i);
+  bool (*may_go_on)();
+};
+void execute(queue_info* q, claimed_task* tasks, int n, MemoryContext memory, const execution& how);
 
 }  // namespace underway

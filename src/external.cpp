@@ -73,11 +73,12 @@ void put(Tuplestorestate* store, TupleDesc descriptor, const claimed_task& t,
                      UUIDPGetDatum(&t.lease),
                      JsonbPGetDatum(t.input),
                      JsonbPGetDatum(t.headers),
-                     0,
-                     0,
+                     UUIDPGetDatum(&t.run_id),
+                     t.of_run ? CStringGetTextDatum(t.step) : Datum{0},
                      BoolGetDatum(t.last_attempt),
                      TimestampTzGetDatum(deadline)};
-  bool nulls[9] = {false, false, false, false, t.headers == nullptr, true, true, false, false};
+  bool nulls[9] = {false,     false,     false, false, t.headers == nullptr,
+                   !t.of_run, !t.of_run, false, false};
   tuplestore_putvalues(store, descriptor, values, nulls);
 }
 

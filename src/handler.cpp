@@ -94,6 +94,36 @@ Oid find_handler(const char* schema, const char* name, bool takes_input) {
   return fit ? function : InvalidOid;
 }
 
+Oid find_set_function(const char* schema, const char* name, bool takes_input) {
+  const Oid schema_oid = get_namespace_oid(schema, true);
+  const Oid function = OidIsValid(schema_oid) ? look_up(schema_oid, name, takes_input) : InvalidOid;
+  return OidIsValid(function) && get_func_prokind(function) == PROKIND_FUNCTION ? function
+                                                                                : InvalidOid;
+}
+
+void handler::prepare_set(Oid function) {
+  const char* schema = get_namespace_name(get_func_namespace(function));
+  const char* name = get_func_name(function);
+  if (schema == nullptr || name == nullptr) {
+    ereport(ERROR, (errcode(ERRCODE_UNDEFINED_FUNCTION), errmsg("the handler no longer exists")));
+  }
+  if (plan_ != nullptr) {
+    if (function == function_ && strcmp(schema_, schema) == 0 && strcmp(name_, name) == 0) {
+      return;
+    }
+    DropCachedPlan(plan_);
+    plan_ = nullptr;
+  }
+  strlcpy(schema_, schema, sizeof schema_);
+  strlcpy(name_, name, sizeof name_);
+  takes_input_ = get_func_nargs(function) > 0;
+  kind_ = kind::jsonb;
+  make_plan(psprintf("SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.to_jsonb(\"an item\")), '[]')"
+                     " FROM %s(%s) AS \"an item\"",
+                     quote_qualified_identifier(schema_, name_), takes_input_ ? "$1" : ""));
+  function_ = function;
+}
+
 void handler::prepare(Oid function) {
   HeapTuple tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
   if (!HeapTupleIsValid(tuple)) {
@@ -131,19 +161,22 @@ void handler::prepare(Oid function) {
     appendStringInfo(&sql, "SELECT pg_catalog.to_jsonb(%s(%s))", name, takes_input_ ? "$1" : "");
   }
   ReleaseSysCache(tuple);
+  make_plan(sql.data);
+  function_ = function;
+}
 
+void handler::make_plan(const char* sql) {
   // As exec_parse_message (postgres.c) does for a client's named statement.
   Oid type = JSONBOID;
-  RawStmt* raw = linitial_node(RawStmt, pg_parse_query(sql.data));
-  CachedPlanSource* plan = CreateCachedPlan(raw, sql.data, CreateCommandTag(raw->stmt));
+  RawStmt* raw = linitial_node(RawStmt, pg_parse_query(sql));
+  CachedPlanSource* plan = CreateCachedPlan(raw, sql, CreateCommandTag(raw->stmt));
   PushActiveSnapshot(GetTransactionSnapshot());
-  List* queries = pg_analyze_and_rewrite_fixedparams(raw, sql.data, &type, 1, nullptr);
+  List* queries = pg_analyze_and_rewrite_fixedparams(raw, sql, &type, 1, nullptr);
   CompleteCachedPlan(plan, queries, nullptr, &type, 1, nullptr, nullptr, CURSOR_OPT_PARALLEL_OK,
                      true);
   PopActiveSnapshot();
   SaveCachedPlan(plan);
   plan_ = plan;
-  function_ = function;
 }
 
 namespace {
@@ -188,10 +221,23 @@ void take_transition(HeapTupleHeader tuple, MemoryContext to, result* r) {
     r->what = action::give_up;
     const Datum error = GetAttributeByName(tuple, "error", &null);
     r->error = MemoryContextStrdup(to, null ? "gave up" : TextDatumGetCString(error));
+  } else if (strcmp(name, "next") == 0 || strcmp(name, "go_to") == 0 ||
+             strcmp(name, "finish") == 0) {
+    r->what = *name == 'n' ? action::done : *name == 'g' ? action::go_to : action::finish;
+    r->decided = true;
+    const Datum delay = GetAttributeByName(tuple, "delay", &null);
+    if (!null) {
+      r->delay = *DatumGetIntervalP(delay);
+    }
+    const Datum step = GetAttributeByName(tuple, "step", &null);
+    if (!null) {
+      r->step = MemoryContextStrdup(to, TextDatumGetCString(step));
+    }
   } else {
     ereport(ERROR,
             (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("unknown transition \"%s\"", name),
-             errhint("Return underway.again(...) or underway.give_up(...).")));
+             errhint("Return one that a function of the schema underway made: again, give_up, "
+                     "next, go_to, finish.")));
   }
 }
 

@@ -12,19 +12,24 @@ namespace underway {
 // can be a handler.
 Oid find_handler(const char* schema, const char* name, bool takes_input);
 
+// The same for a function that returns a set.
+Oid find_set_function(const char* schema, const char* name, bool takes_input);
+
 // Why the function of this row of pg_proc cannot be a handler, or null.
 const char* unfit_handler(HeapTuple tuple);
 
 // Why that function cannot give the items of a map, or null.
 const char* unfit_items(HeapTuple tuple);
 
-enum class action { done, again, give_up };
+enum class action { done, again, give_up, go_to, finish };
 
 struct result {
   action what = action::done;
   Jsonb* output = nullptr;      // in the context that run was called with
   Jsonb* input = nullptr;       // again
-  Interval delay = {};          // again
+  Interval delay = {};          // again, and what a step of a workflow decides
+  bool decided = false;         // done as underway.next() says
+  const char* step = nullptr;   // go_to
   const char* error = nullptr;  // give_up
 };
 
@@ -38,8 +43,11 @@ class handler {
   void prepare(Oid function);
   // begun: set once the handler was found.
   result run(Jsonb* input, MemoryContext results, bool* begun);
+  // prepare() for a function that returns a set: its output is the array of its rows.
+  void prepare_set(Oid function);
 
  private:
+  void make_plan(const char* sql);
   enum class kind { nothing, jsonb, transition };
   Oid function_ = InvalidOid;
   char schema_[NAMEDATALEN] = "";

@@ -56,6 +56,11 @@ UNDERWAY_ENTRY(underway_note_cancelled) {
   PG_RETURN_BOOL(true);
 }
 
+UNDERWAY_ENTRY(underway_note_look) {
+  note_look();
+  PG_RETURN_BOOL(true);
+}
+
 UNDERWAY_ENTRY(underway_finished) {
   pg::call([fcinfo] {
     Datum* ids = nullptr;

@@ -18,7 +18,7 @@ pg::statement select_queues(
     " q.dropped_at IS NOT NULL, q.home_system, q.home_database,"
     " q.dropped_at IS NOT NULL AND EXISTS (SELECT FROM underway_internal.task t WHERE t.queue_id = "
     "q.id AND t.state IN ('pending', 'waiting')),"
-    " q.handler_owner"
+    " q.handler_owner, q.workflow"
     " FROM underway_internal.queue q"
     " WHERE (q.dropped_at IS NULL AND (q.owner = $1 OR $1 IS NULL))"
     "    OR ($1 IS NULL AND (q.dropped_at > underway_internal.clock() - interval '1 day'"
@@ -62,7 +62,7 @@ obstacle find_obstacle(queue_info* q, const pg::row& r) {
   if (r.boolean(15)) {
     return obstacle::paused;
   }
-  if (q->handler_name == nullptr) {
+  if (q->handler_name == nullptr && !q->workflow) {
     return obstacle::external;
   }
   if (!OidIsValid(q->owner)) {
@@ -96,6 +96,7 @@ void read(queue_info* q, const pg::row& r, MemoryContext memory) {
     q->ttl->day = settings::default_ttl_days;
   }
   q->settings = r.jsonb(14, memory);
+  q->workflow = r.boolean(21);
   q->why = find_obstacle(q, r);
   q->unfinished = r.boolean(19);
   q->entry = find_queue_entry(MyDatabaseId, q->id, q->why != obstacle::dropped || q->unfinished);
@@ -104,18 +105,12 @@ void read(queue_info* q, const pg::row& r, MemoryContext memory) {
 
 }  // namespace
 
-namespace {
-
-// Found again by its name, the handler may have been made by anybody who can make functions in its
-// schema.
-bool is_trusted(const queue_info* q) {
-  const Oid maker = owner_of_function(q->handler);
+bool is_trusted(const queue_info* q, Oid function, const char* maker_then) {
+  const Oid maker = owner_of_function(function);
   return maker == q->owner ||
-         (q->handler_owner != nullptr && maker == get_role_oid(q->handler_owner, true)) ||
+         (maker_then != nullptr && maker == get_role_oid(maker_then, true)) ||
          pg::can_become(maker, q->owner);
 }
-
-}  // namespace
 
 obstacle check_handler(queue_info* q) {
   if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(q->owner))) {
@@ -127,6 +122,9 @@ obstacle check_handler(queue_info* q) {
   if (q->owner_superuser && !settings::superuser_queues) {
     return obstacle::superuser;
   }
+  if (q->workflow) {
+    return obstacle::none;
+  }
   q->handler = find_handler(q->handler_schema, q->handler_name, q->takes_input);
   if (!OidIsValid(q->handler)) {
     return obstacle::handler_missing;
@@ -135,7 +133,7 @@ obstacle check_handler(queue_info* q) {
       !pg::may_use_schema(get_namespace_oid(q->handler_schema, false), q->owner)) {
     return obstacle::handler_forbidden;
   }
-  if (!is_trusted(q)) {
+  if (!is_trusted(q, q->handler, q->handler_owner)) {
     return obstacle::handler_foreign;
   }
   return obstacle::none;

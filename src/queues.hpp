@@ -35,6 +35,7 @@ struct queue_info {
   int concurrency;  // 0: no limit
   int batch;        // 1: none
   bool async;
+  bool workflow;  // its tasks are steps, each with a function of its own
   bool keep_succeeded;
   int max_attempts;
   Interval* timeout;  // or null
@@ -61,6 +62,10 @@ class queue_list {
   queue_info* queues_ = nullptr;
   int count_ = 0;
 };
+
+// Found again by its name, a function may have been made by anybody who can make functions in its
+// schema. maker_then: whose it was when it was set. Inside pg::call.
+bool is_trusted(const queue_info* q, Oid function, const char* maker_then);
 
 // Looks again whether the handler stands and may be run: cheap, from the caches. Inside pg::call.
 obstacle check_handler(queue_info* q);

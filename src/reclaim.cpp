@@ -26,6 +26,7 @@ pg::statement reclaim_worker("SELECT underway_internal.reclaim_worker($1, $2, $3
 pg::statement reclaim_stale("SELECT * FROM underway_internal.reclaim_stale(NULL, $1, $2)", INT4OID,
                             INT4OID);
 pg::statement next_stale("SELECT underway_internal.next_stale($1)", TIMESTAMPTZOID);
+pg::statement look_at_maps("SELECT underway_internal.look_at_maps()");
 pg::statement apply_cancels("SELECT * FROM underway_internal.apply_cancels()");
 
 TimestampTz stale_at = DT_NOBEGIN;  // of the test clock
@@ -80,6 +81,7 @@ void dead_workers(database_entry* db) {
       args[5] = pg::of(settings::max_crashes);
       run(&reclaim_worker, args);
       slot->tasks = 0;
+      db->looks = true;
       slot->revoked = 0;
       slot->state = slot_state::free;
       worker_left(db->oid);
@@ -143,6 +145,12 @@ TimestampTz stale_leases(database_entry* db) {
   }
   const TimestampTz next = std::min<TimestampTz>(stale_at, db->next_stale);
   return next == DT_NOEND ? next : next - shared->clock_offset;
+}
+
+void maps(database_entry* db) {
+  if (db->looks.exchange(false)) {
+    run(&look_at_maps, nullptr);
+  }
 }
 
 TimestampTz cancels(database_entry* db) {

@@ -152,6 +152,7 @@ void prepare(database_entry* d, Oid oid) noexcept {
   d->blocked = false;
   d->told_held = false;
   d->cancels = false;
+  d->looks = false;
   d->wakes_at = DT_NOEND;
   d->next_expiry = DT_NOEND;
   d->next_stale = DT_NOEND;

@@ -38,6 +38,7 @@ struct database_entry {
   std::atomic<bool> blocked;                // some queue waits for its handler or owner
   std::atomic<bool> told_held;              // the log says that queues are held
   std::atomic<bool> cancels;  // tasks in progress were cancelled: some may be pending again by now
+  std::atomic<bool> looks;    // a client has finished a child of a map
   std::atomic<TimestampTz>
       wakes_at;  // when the coordinator, or without one the launcher, looks again by itself
   std::atomic<TimestampTz> next_expiry;  // of task-level ttls

@@ -14,7 +14,8 @@ enum class waitpoint_id : int {
   handler_done = 3,
   stale_leases = 4,
   surveyed = 5,
-  give_back = 6
+  give_back = 6,
+  finished = 7
 };
 
 void reach_waitpoint(waitpoint_id id);

@@ -33,6 +33,7 @@ struct notes {
   bool too_many;  // more queues than there is room for: forget all marks of the database
   bool queue_changed;
   bool made;  // queues: their entries are marked
+  bool look;
   TimestampTz expiry;
   TimestampTz stale;
   bool finished;
@@ -249,6 +250,10 @@ void tell() noexcept {
         note.due + (note.locked_last != InvalidSubTransactionId && note.first_due <= clock_now());
     n = more(n, wake_for(db, note.queue, note.queue_id, due, note.first_due));
   }
+  if (mine.look) {
+    db->looks = true;
+    n = need::yes;
+  }
   if (mine.cancelled_count > 0) {
     for (int i = 0; i < Min(mine.cancelled_count, max_cancelled); i++) {
       interrupt_task(MyDatabaseId, mine.cancelled_ids[i]);
@@ -264,7 +269,7 @@ void tell() noexcept {
 
 void forget() noexcept {
   mine.pending_count = 0;
-  mine.too_many = mine.queue_changed = mine.made = mine.finished = false;
+  mine.too_many = mine.queue_changed = mine.made = mine.look = mine.finished = false;
   mine.expiry = mine.stale = 0;
   mine.finished_count = 0;
   mine.cancelled_count = 0;
@@ -431,6 +436,9 @@ void note_queues_loaded() { any = mine.queue_changed = true; }
 
 // A note of a row that is never due: nothing is lowered, and the queue is looked at.
 void note_place_free(int queue_id) { (void)note_of(queue_id, 0, highest_key, false); }
+
+void note_look() { any = mine.look = true; }
+
 void note_cancelled(const pg_uuid_t& id) {
   any = true;
   if (mine.cancelled_count < max_cancelled) {
@@ -472,6 +480,7 @@ void everything_may_have_changed(Oid database) noexcept {
     set_earlier(&db->next_expiry, clock_now());
     set_earlier(&db->next_stale, clock_now());
     db->generation++;
+    db->looks = true;
     // It surveys all queues, each in one look, and then wakes the workers that there is work for.
     poke_coordinator(db);
     wake_awaiters(database, nullptr, 0);

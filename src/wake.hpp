@@ -24,6 +24,8 @@ void note_queues_loaded();
 void note_place_free(int queue_id);  // a lease has ended
 // A task in progress is to be cancelled: its worker is interrupted at commit.
 void note_cancelled(const pg_uuid_t& id);
+// A client has finished a child of a map: the coordinator looks whether it was the last.
+void note_look();
 void note_finished(const pg_uuid_t* ids, int n);
 // A claim that this transaction makes. At its commit the scan ends and may raise the mark; at its
 // abort, or that of the subtransaction that it was made in, the mark drops to where it started.

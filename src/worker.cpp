@@ -195,6 +195,22 @@ void free_place(const queue_info& q) noexcept {
   }
 }
 
+bool should_leave() noexcept {
+  return my_slot->retire || database->holds > 0 ||
+         GetCurrentTimestamp() - my_slot->started_at >
+             static_cast<TimestampTz>(settings::worker_max_age) * USECS_PER_SEC;
+}
+
+int priority_at_work = 0;
+
+// With the next step of the same run: unless something more urgent is due, or what is known of the
+// queues is out of date.
+bool may_go_on() {
+  int priority = 0;
+  return !should_leave() && database->generation == seen_generation &&
+         (choose(&priority) == nullptr || priority >= priority_at_work);
+}
+
 // False: nothing to do.
 bool work(MemoryContext memory, claimed_task* tasks) {
   int priority = 0;
@@ -225,7 +241,8 @@ bool work(MemoryContext memory, claimed_task* tasks) {
     instr_time start;
     instr_time spent;
     INSTR_TIME_SET_CURRENT(start);
-    execute(q, tasks, claimed.count, memory, begin);
+    priority_at_work = priority;
+    execute(q, tasks, claimed.count, memory, {begin, may_go_on});
     leave_suspect();
     INSTR_TIME_SET_CURRENT(spent);
     INSTR_TIME_SUBTRACT(spent, start);
@@ -237,12 +254,6 @@ bool work(MemoryContext memory, claimed_task* tasks) {
   }
   free_place(*q);
   return true;
-}
-
-bool should_leave() noexcept {
-  return my_slot->retire || database->holds > 0 ||
-         GetCurrentTimestamp() - my_slot->started_at >
-             static_cast<TimestampTz>(settings::worker_max_age) * USECS_PER_SEC;
 }
 
 // Asleep until there is work, or for long enough to leave. False: leave.

@@ -1,0 +1,304 @@
+-- Finish: how a step ends, well or not, and what that does to its run. Invariants: src/README.md.
+
+-- The record of a step that succeeded, in the archive.
+CREATE FUNCTION underway_internal.archive_step(t underway_internal.task, output jsonb, notices text) RETURNS bool LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO underway_internal.archive (slot, id, queue_id, state, priority, run_at, attempt, failures, crashes, losses, snoozes,
+            enqueued_at, started_at, finished_at, enqueued_by, worker, lease, input, output, headers, group_key, timeout,
+            heartbeat, retry, notices, run_id, version, step, item, phase)
+        VALUES (underway_internal.ring_current('succeeded', 0), t.id, t.queue_id, 'succeeded', t.priority, t.run_at, t.attempt,
+            t.failures, t.crashes, t.losses, t.snoozes, t.enqueued_at, t.claimed_at, underway_internal.clock(), t.enqueued_by, t.worker,
+            t.lease, t.input, output, t.headers, t.group_key, t.timeout, t.heartbeat, t.retry, notices, t.run_id, t.version, t.step,
+            t.item, t.phase);
+    RETURN true;
+END $$;
+
+-- What is special about the end of some kinds of steps. goes_on: the step goes on in another way, or has failed, and nothing follows now.
+CREATE FUNCTION underway_internal.end_special(
+        t underway_internal.task, s underway_internal.step, INOUT output jsonb, OUT passed_on jsonb, OUT state text, OUT goes_on bool)
+    LANGUAGE plpgsql AS $$
+DECLARE
+    r underway_internal.run;
+    arrived jsonb;
+    c record;
+BEGIN
+    goes_on := false;
+    state := 'succeeded';
+    IF s.kind = 'wait' THEN
+        arrived := CASE WHEN t.phase = 'close' THEN t.headers -> 'signal' ELSE underway_internal.take_signal(t.run_id, s.signal) END;
+        IF arrived IS NOT NULL THEN
+            output := nullif(arrived -> 'payload', 'null');
+        ELSIF s.on_timeout = 'continue' THEN
+            state := 'skipped';
+        ELSE
+            PERFORM underway_internal.archive_task(t, 'failed', NULL, 'timed out', '57014',
+                format('no signal "%s" came within %s', s.signal, s.timeout), NULL, NULL, NULL, NULL);
+            goes_on := true;
+        END IF;
+    ELSIF s.kind = 'map' AND t.phase IS NULL THEN
+        SELECT x.* INTO r FROM underway_internal.run x WHERE x.id = t.run_id FOR NO KEY UPDATE;
+        goes_on := r.ending IS NULL AND underway_internal.open_map(r, s, t, output);
+        output := '[]';
+    ELSIF s.kind = 'map' THEN
+        c := underway_internal.collect(t, s);
+        output := c.output;
+        IF c.problem IS NOT NULL THEN
+            PERFORM underway_internal.archive_task(t, 'failed', NULL, 'error', c.sqlstate, c.problem, NULL, NULL, NULL, NULL);
+            goes_on := true;
+        END IF;
+    END IF;
+    passed_on := coalesce(output, t.input);
+END $$;
+
+-- A step whose work is done; t was deleted by the caller's transaction. decision: next, go_to (target), finish.
+CREATE FUNCTION underway_internal.finish_step(
+        t underway_internal.task, output jsonb, notices text, decision text, target text, due timestamptz,
+        who underway_internal.claimer, OUT look text, OUT next underway_internal.task)
+    LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
+DECLARE
+    d record;
+    e record;
+    s underway_internal.step;
+    r underway_internal.run;
+    passed_on jsonb := coalesce(output, t.input);
+    state text := 'succeeded';
+BEGIN
+    SELECT x AS step, v.linear, q.keep = 'all' AS kept INTO d
+        FROM underway_internal.run y
+        JOIN underway_internal.step x ON x.queue_id = y.queue_id AND x.version = t.version AND x.name = t.step
+        JOIN underway_internal.workflow_version v ON v.queue_id = x.queue_id AND v.version = x.version
+        JOIN underway_internal.queue q ON q.id = t.queue_id
+        WHERE y.id = t.run_id;
+    s := d.step;
+    IF s.kind IN ('wait', 'map') AND t.item < 0 THEN
+        e := underway_internal.end_special(t, s, output);
+        IF e.goes_on THEN
+            RETURN;
+        END IF;
+        output := e.output;
+        passed_on := e.passed_on;
+        state := e.state;
+    END IF;
+    IF d.kept THEN
+        PERFORM underway_internal.archive_step(t, output, notices);
+    END IF;
+    PERFORM underway_internal.finished(t.id);
+    IF t.item >= 0 THEN
+        e := underway_internal.finish_child(t, s, output, who);
+        look := e.look;
+        next := e.next;
+        RETURN;
+    END IF;
+    PERFORM underway_internal.record_result(t, state, NULL, passed_on, NULL, NULL);
+    IF NOT d.linear AND (t.slot IS NULL OR current_setting('transaction_isolation') <> 'read committed') THEN
+        PERFORM underway_internal.nudge(t.run_id);
+        RETURN;
+    END IF;
+    SELECT x.* INTO r FROM underway_internal.run x WHERE x.id = t.run_id FOR NO KEY UPDATE;
+    IF r.ending IS NOT NULL THEN
+        next := underway_internal.close_run(r, who);
+    ELSIF r.state <> 'running' THEN
+        RETURN;     -- paused or parked: whoever lets it go on looks
+    ELSIF decision = 'go_to' THEN
+        next := underway_internal.go_to(r, s, target, passed_on, due, who);
+    ELSIF decision = 'finish' THEN
+        r.ending := 'succeeded';
+        r.output := passed_on;
+        next := underway_internal.close_run(r, who);
+    ELSIF d.linear THEN
+        next := underway_internal.advance_linear(r, s.position, passed_on, due, who);
+    ELSE
+        next := underway_internal.advance(r, s.name, passed_on, due, who);
+    END IF;
+END $$;
+
+-- A step that ended for good and did not succeed: called where its task goes to the archive, in whatever session. Locks nothing.
+CREATE FUNCTION underway_internal.step_lost(t underway_internal.task, state text, sqlstate text, message text) RETURNS bool
+    LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
+BEGIN
+    IF t.step IS NULL OR NOT EXISTS (SELECT FROM underway_internal.run x WHERE x.id = t.run_id) THEN
+        RETURN false;
+    END IF;
+    PERFORM underway_internal.record_result(t, state, t.input, NULL, message, sqlstate);
+    RETURN underway_internal.nudge(t.run_id);
+END $$;
+
+-- The transaction of a nudge, whose task the caller has deleted.
+CREATE FUNCTION underway_internal.follow_nudge(t underway_internal.task, who underway_internal.claimer) RETURNS underway_internal.task
+    LANGUAGE plpgsql AS $$
+DECLARE
+    r underway_internal.run;
+BEGIN
+    SELECT x.* INTO r FROM underway_internal.run x WHERE x.id = t.run_id FOR NO KEY UPDATE SKIP LOCKED;
+    IF FOUND THEN
+        RETURN underway_internal.look_at_run(r, who);
+    END IF;
+    -- Somebody is just finishing a step: again soon, if there still is a run.
+    PERFORM underway_internal.nudge(t.run_id, underway_internal.clock() + interval '20 milliseconds');
+    RETURN NULL;
+END $$;
+
+-- Everything that may be due in a run: what failed, then what can begin.
+CREATE FUNCTION underway_internal.look_at_run(r underway_internal.run, who underway_internal.claimer) RETURNS underway_internal.task
+    LANGUAGE plpgsql AS $$
+DECLARE
+    f record;
+    policy text;
+BEGIN
+    IF r.ending IS NOT NULL THEN
+        RETURN underway_internal.close_run(r, who);
+    ELSIF r.state <> 'running' THEN
+        RETURN NULL;
+    END IF;
+    FOR f IN SELECT x.step, x.input, x.error, x.sqlstate, coalesce(s.on_failure, w.on_failure) AS policy
+            FROM underway_internal.step_result x
+            JOIN underway_internal.step s ON s.queue_id = r.queue_id AND s.version = r.version AND s.name = x.step
+            JOIN underway_internal.workflow w ON w.queue_id = r.queue_id
+            WHERE x.run_id = r.id AND x.item = -1 AND x.state IN ('failed', 'cancelled') ORDER BY x.seq LOOP
+        IF f.policy = 'skip' THEN
+            UPDATE underway_internal.step_result x SET state = 'skipped', output = f.input
+                WHERE x.run_id = r.id AND x.step = f.step AND x.item = -1;
+            CONTINUE;
+        END IF;
+        r.error := format('step "%s": %s', f.step, f.error);
+        r.sqlstate := f.sqlstate;
+        IF f.policy = 'park' THEN
+            UPDATE underway_internal.run x SET state = 'parked', error = r.error, sqlstate = r.sqlstate WHERE x.id = r.id;
+            RETURN NULL;
+        END IF;
+        r.ending := 'failed';
+        r.reason := 'step failed';
+        RETURN underway_internal.close_run(r, who);
+    END LOOP;
+    FOR f IN SELECT x AS task, s AS step FROM underway_internal.task x
+            JOIN underway_internal.step s ON s.queue_id = r.queue_id AND s.version = r.version AND s.name = x.step
+            WHERE x.run_id = r.id AND x.phase = 'map' LOOP
+        PERFORM underway_internal.tend_map(r, f.step, f.task);
+    END LOOP;
+    IF NOT underway_internal.deliver_signals(r.id, NULL) THEN
+        PERFORM underway_internal.nudge(r.id, underway_internal.clock() + interval '50 milliseconds');
+    END IF;
+    RETURN underway_internal.advance(r, NULL, NULL, underway_internal.clock(), who);
+END $$;
+
+-- Stops what is under way: all of a run, or the children of one of its maps. What is in progress is told, and tells by its end. False:
+-- there was nothing. One that somebody has locked is looked at again soon.
+CREATE FUNCTION underway_internal.stop_some(r underway_internal.run, map text, message text) RETURNS bool LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
+DECLARE
+    t underway_internal.task;
+    stopped bool := false;
+    busy bool := false;
+BEGIN
+    FOR t IN SELECT x.* FROM underway_internal.task x
+            WHERE x.run_id = r.id AND x.step IS NOT NULL AND (map IS NULL OR x.step = map AND x.item >= 0) LOOP
+        IF t.state <> 'in_progress' THEN
+            t := underway_internal.lock_row(t, false);
+        END IF;
+        IF t.id IS NULL THEN
+            busy := true;
+        ELSIF t.state = 'in_progress' THEN
+            INSERT INTO underway_internal.cancel_request VALUES (t.id, message, underway_internal.clock()) ON CONFLICT DO NOTHING;
+            PERFORM underway_internal.note_cancelled(t.id);
+        ELSE
+            DELETE FROM underway_internal.task x WHERE x.id = t.id;
+            PERFORM underway_internal.archive_task(t, 'cancelled', NULL, 'run ended', NULL, message, NULL, NULL, NULL, NULL);
+            stopped := true;
+        END IF;
+    END LOOP;
+    IF busy THEN
+        PERFORM underway_internal.nudge(r.id, underway_internal.clock() + interval '50 milliseconds');
+    END IF;
+    RETURN stopped;
+END $$;
+
+-- A run that is to end: its other tasks are stopped, then what is to be undone is, then `finally` runs, then it ends. Each of these calls
+-- comes back here when it is done.
+CREATE FUNCTION underway_internal.close_run(r underway_internal.run, who underway_internal.claimer) RETURNS underway_internal.task
+    LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM underway_internal.task x WHERE x.run_id = r.id AND x.step IS NOT NULL) THEN
+        IF (SELECT x.ending IS NULL FROM underway_internal.run x WHERE x.id = r.id) THEN
+            -- Known to all before anything is stopped: a map's child that ends just now then sees it after its commit, or is found ended.
+            UPDATE underway_internal.run x SET ending = r.ending, reason = r.reason, error = r.error, sqlstate = r.sqlstate,
+                output = r.output WHERE x.id = r.id;
+            PERFORM underway_internal.nudge(r.id);
+            RETURN NULL;
+        END IF;
+        PERFORM underway_internal.stop_some(r, NULL, CASE r.ending WHEN 'cancelled' THEN coalesce(r.error, 'the run was cancelled')
+            WHEN 'failed' THEN 'the run failed' ELSE 'the run has finished' END);
+        IF EXISTS (SELECT FROM underway_internal.task x WHERE x.run_id = r.id AND x.step IS NOT NULL) THEN
+            RETURN NULL;
+        END IF;
+    END IF;
+    PERFORM underway_internal.end_run(r);
+    RETURN NULL;
+END $$;
+
+-- Off the hot tables.
+CREATE FUNCTION underway_internal.end_run(r underway_internal.run) RETURNS bool LANGUAGE plpgsql AS $$
+DECLARE
+    keep text := (SELECT q.keep FROM underway_internal.queue q WHERE q.id = r.queue_id);
+BEGIN
+    DELETE FROM underway_internal.run x WHERE x.id = r.id;
+    IF keep = 'all' OR keep = 'failed' AND r.ending = 'failed' THEN
+        INSERT INTO underway_internal.run_archive (slot, id, queue_id, version, state, input, headers, priority, key, group_key, parent,
+                parent_step, started_by, started_at, finished_at, reason, error, sqlstate, output)
+            VALUES (CASE WHEN r.ending = 'succeeded' THEN underway_internal.ring_current('succeeded', 0)
+                         ELSE underway_internal.ring_current('ended', 8) END,
+                r.id, r.queue_id, r.version, r.ending, r.input, r.headers, r.priority, r.key, r.group_key, r.parent, r.parent_step,
+                r.started_by, r.started_at, underway_internal.clock(), r.reason, r.error, r.sqlstate, r.output);
+    ELSIF r.key IS NOT NULL THEN
+        DELETE FROM underway_internal.task_key k WHERE k.queue_id = r.queue_id AND k.key = r.key AND k.task_id = r.id;
+    END IF;
+    DELETE FROM underway_internal.step_result x WHERE x.run_id = r.id;
+    DELETE FROM underway_internal.signal x WHERE x.run_id = r.id;
+    DELETE FROM underway_internal.run_control x WHERE x.run_id = r.id;
+    PERFORM underway_internal.finished(r.id);
+    RETURN true;
+END $$;
+
+-- What a worker calls with a step whose work is done: the fence, then all the rest. worker null: nobody goes on at once. One row. held false:
+-- the attempt was no longer the task's. look: the worker is to look at this map after the commit. id and what follows: the task that the
+-- worker goes on with.
+CREATE FUNCTION underway_internal.complete_step(
+        task_id uuid, attempt int, output jsonb, notices text, decision text, target text, delay interval,
+        worker text, boot bigint, slot int, generation int)
+    RETURNS TABLE (held bool, look text, id uuid, "input" jsonb, headers jsonb, timeout interval, max_attempts int,
+        version int, step text, item int, phase text)
+    LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
+DECLARE
+    t underway_internal.task;
+    n underway_internal.task;
+    who underway_internal.claimer;
+    done record;
+BEGIN
+    DELETE FROM underway_internal.task x WHERE x.id = task_id AND x.attempt = attempt AND x.state = 'in_progress' RETURNING x.* INTO t;
+    held := FOUND;
+    IF held THEN
+        IF worker IS NOT NULL THEN
+            who := ROW(t.queue_id, worker, boot, slot, generation);
+        END IF;
+        IF t.step IS NULL THEN
+            n := underway_internal.follow_nudge(t, who);
+        ELSE
+            SELECT x.* INTO done FROM underway_internal.finish_step(t, output, notices, decision, target,
+                underway_internal.clock() + coalesce(delay, '0'), who) x;
+            look := done.look;
+            n := done.next;
+        END IF;
+    END IF;
+    id := n.id;
+    input := n.input;
+    headers := n.headers;
+    timeout := n.timeout;
+    max_attempts := (n.retry ->> 'max_attempts')::int;
+    version := n.version;
+    step := n.step;
+    item := n.item;
+    phase := n.phase;
+    RETURN NEXT;
+END $$;
