@@ -125,19 +125,27 @@ BEGIN
     RETURN underway_internal.nudge(t.run_id);
 END $$;
 
--- The transaction of a nudge, whose task the caller has deleted.
+-- The transaction of a nudge, whose task the caller has deleted. What is to be looked at again soon, since somebody has a row locked, is so
+-- after 20 ms, and later each time, lest a session that does not end keep a worker busy.
 CREATE FUNCTION underway_internal.follow_nudge(t underway_internal.task, who underway_internal.claimer) RETURNS underway_internal.task
     LANGUAGE plpgsql AS $$
 DECLARE
     r underway_internal.run;
+    next underway_internal.task;
+    now timestamptz := underway_internal.clock();
+    tries int := coalesce((t.input ->> 'tries')::int, 0);
 BEGIN
     SELECT x.* INTO r FROM underway_internal.run x WHERE x.id = t.run_id FOR NO KEY UPDATE SKIP LOCKED;
     IF FOUND THEN
-        RETURN underway_internal.look_at_run(r, who);
+        next := underway_internal.look_at_run(r, who);
+    ELSE
+        -- Somebody is just finishing a step; or there is no run any more.
+        PERFORM underway_internal.nudge(t.run_id, now + interval '20 milliseconds');
     END IF;
-    -- Somebody is just finishing a step: again soon, if there still is a run.
-    PERFORM underway_internal.nudge(t.run_id, underway_internal.clock() + interval '20 milliseconds');
-    RETURN NULL;
+    UPDATE underway_internal.task x
+        SET input = jsonb_build_object('tries', tries + 1), run_at = now + least(interval '20 milliseconds' * power(2, least(tries, 8)), interval '5 seconds')
+        WHERE x.run_id = t.run_id AND x.step IS NULL AND x.state = 'pending' AND x.run_at > now AND underway_internal.is_ours(x.xmin);
+    RETURN next;
 END $$;
 
 -- Everything that may be due in a run: what failed, then what can begin.
@@ -178,7 +186,7 @@ BEGIN
         PERFORM underway_internal.tend_map(r, f.step, f.task);
     END LOOP;
     IF NOT underway_internal.deliver_signals(r.id, NULL) THEN
-        PERFORM underway_internal.nudge(r.id, underway_internal.clock() + interval '50 milliseconds');
+        PERFORM underway_internal.nudge(r.id, underway_internal.clock() + interval '20 milliseconds');
     END IF;
     RETURN underway_internal.advance(r, NULL, NULL, underway_internal.clock(), who);
 END $$;
@@ -209,7 +217,7 @@ BEGIN
         END IF;
     END LOOP;
     IF busy THEN
-        PERFORM underway_internal.nudge(r.id, underway_internal.clock() + interval '50 milliseconds');
+        PERFORM underway_internal.nudge(r.id, underway_internal.clock() + interval '20 milliseconds');
     END IF;
     RETURN stopped;
 END $$;

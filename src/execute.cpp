@@ -297,6 +297,7 @@ void run_in_a_row(queue_info* q, claimed_task task, MemoryContext memory, const 
                   MemoryContextMemAllocated(memory, true) < most_memory;
     run_together(q, &task, 1, memory, &next);
     if (next.look != nullptr) {
+      pg::call([] { waitpoint(waitpoint_id::look); });
       persist([&] { look_at_map(task, next.look); });
     }
     if (!next.found) {

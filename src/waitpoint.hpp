@@ -15,7 +15,8 @@ enum class waitpoint_id : int {
   stale_leases = 4,
   surveyed = 5,
   give_back = 6,
-  finished = 7
+  finished = 7,
+  look = 8
 };
 
 void reach_waitpoint(waitpoint_id id);

@@ -37,7 +37,7 @@ SELECT underway.create_workflow('idle', ARRAY[underway.step('a', 'same', run_if 
 SELECT underway.start('idle', '{"x": 1}') AS run \gset
 SELECT state, output FROM underway.status(:'run');
 
--- Two branches end together: the second waits for the first's commit, and the join begins once, with both. Held at waitpoint 5, after the
+-- Two branches end together: the second waits for the first's commit, and the join begins once, with both. Held at waitpoint 7, after the
 -- statement that finishes a step.
 CREATE FUNCTION waits_at(class int, object int) RETURNS bool LANGUAGE sql AS $$
     SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid::int = class AND objid::int = object AND NOT granted)
@@ -45,30 +45,30 @@ $$;
 CREATE FUNCTION slow(input jsonb) RETURNS jsonb LANGUAGE sql AS $$ SELECT pg_advisory_xact_lock_shared(4711); SELECT '"slow"'::jsonb $$;
 CREATE FUNCTION quick(input jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM test.until('waits_at(7867, 5)');
+    PERFORM test.until('waits_at(7867, 7)');
     RETURN '"quick"';
 END $$;
 GRANT EXECUTE ON FUNCTION test.until(text, int) TO PUBLIC;
 SELECT underway.create_workflow('together', ARRAY[underway.step('a', 'nothing'), underway.step('slow', 'slow', after => '{a}'),
     underway.step('quick', 'quick', after => '{a}'), underway.step('j', 'joins', after => '{slow,quick}')]);
-SELECT pg_advisory_lock(4711), pg_advisory_lock(7867, 5);
+SELECT pg_advisory_lock(4711), pg_advisory_lock(7867, 7);
 SELECT underway.start('together') AS run \gset
 SELECT test.until('waits_at(0, 4711)');
-SELECT underway_internal.arm_waitpoints(32), pg_advisory_unlock(4711);
+SELECT underway_internal.arm_waitpoints(128), pg_advisory_unlock(4711);
 SELECT test.until('EXISTS (SELECT FROM pg_locks WHERE locktype = ''transactionid'' AND NOT granted)');
-SELECT underway_internal.arm_waitpoints(0), pg_advisory_unlock(7867, 5);
+SELECT underway_internal.arm_waitpoints(0), pg_advisory_unlock(7867, 7);
 SELECT state, output FROM test.ends(:'run');
 SELECT input FROM joined WHERE run = :'run';
 -- The same where the handlers' snapshots are older than the other's commit: neither waits for the other.
 SELECT underway.create_workflow('repeatable', ARRAY[underway.step('a', 'nothing'), underway.step('slow', 'slow', after => '{a}'),
     underway.step('quick', 'quick', after => '{a}'), underway.step('j', 'joins', after => '{slow,quick}')],
     settings => '{"default_transaction_isolation": "repeatable read"}');
-SELECT pg_advisory_lock(4711), pg_advisory_lock(7867, 5);
+SELECT pg_advisory_lock(4711), pg_advisory_lock(7867, 7);
 SELECT underway.start('repeatable') AS run \gset
 SELECT test.until('waits_at(0, 4711)');
-SELECT underway_internal.arm_waitpoints(32), pg_advisory_unlock(4711);
-SELECT test.until('(SELECT count(*) = 2 FROM pg_locks WHERE locktype = ''advisory'' AND classid = 7867 AND objid = 5 AND NOT granted)');
-SELECT underway_internal.arm_waitpoints(0), pg_advisory_unlock(7867, 5);
+SELECT underway_internal.arm_waitpoints(128), pg_advisory_unlock(4711);
+SELECT test.until('(SELECT count(*) = 2 FROM pg_locks WHERE locktype = ''advisory'' AND classid = 7867 AND objid = 7 AND NOT granted)');
+SELECT underway_internal.arm_waitpoints(0), pg_advisory_unlock(7867, 7);
 SELECT state, output FROM test.ends(:'run');
 SELECT input FROM joined WHERE run = :'run';
 -- And many, at every level of isolation.

@@ -1,0 +1,107 @@
+# Runs of workflows under kills, each at a chosen point of a chosen step; and how many commits a run costs.
+use strict;
+use warnings;
+
+use FindBin;
+use lib $FindBin::RealBin;
+use PostgreSQL::Test::Cluster;
+use Session;
+use Test::More;
+
+my $node = Session::server('workflows', conf => <<'END');
+underway.max_workers = 2
+autovacuum = off
+END
+my $session = Session->new($node);
+$session->value(<<'END');
+CREATE EXTENSION pg_walinspect;
+CREATE TABLE effect (run uuid DEFAULT underway.run_id(), task uuid DEFAULT underway.task_id(), step text, input jsonb);
+-- The step that is to be held at a waitpoint, in its first attempt.
+CREATE TABLE target (step text, input jsonb, point int);
+CREATE FUNCTION act(input jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    name text := (SELECT t.step FROM underway_internal.task t WHERE t.id = underway.task_id());
+BEGIN
+    INSERT INTO effect (step, input) VALUES (name, act.input);
+    PERFORM underway_internal.arm_waitpoints(1 << t.point) FROM target t
+        WHERE t.step = name AND (t.input IS NULL OR t.input = act.input) AND underway.attempt() = 1;
+    IF EXISTS (SELECT FROM target t WHERE t.step = name AND t.point = 0 AND underway.attempt() = 1) THEN
+        PERFORM pg_advisory_xact_lock_shared(7867, 0);
+    END IF;
+    RETURN to_jsonb(name);
+END $$;
+CREATE FUNCTION items(input jsonb) RETURNS SETOF int LANGUAGE sql AS 'SELECT generate_series(1, 6)';
+SELECT underway.create_workflow('three', ARRAY[underway.step('a', 'act'), underway.step('b', 'act'), underway.step('c', 'act')]);
+SELECT underway.create_workflow('five', ARRAY[
+    underway.step('a', 'act'), underway.map('m', 'act', over => 'items', concurrency => 2, after => '{a}'),
+    underway.step('b', 'act', after => '{m}'), underway.step('c', 'act', after => '{m}'), underway.step('d', 'act', after => '{b,c}')]);
+END
+
+# The commits of one run: of the claim, and one for each step; and that of the statement that lets it begin.
+$session->value("SELECT underway.pause_queue('three')");
+my $run = $session->value("SELECT underway.start('three')");
+$session->value("CREATE TABLE ready AS SELECT pg_current_wal_insert_lsn() AS at");
+my $before = $session->value("SELECT pg_current_wal_insert_lsn()");
+$session->value("SELECT underway.resume_queue('three')");
+ok($session->until("SELECT state = 'succeeded' FROM underway.status('$run')"), 'a run of three steps ends');
+my $commits = $session->value("SELECT count(*) FROM pg_get_wal_records_info_till_end_of_wal('$before')
+    WHERE resource_manager = 'Transaction' AND record_type = 'COMMIT'");
+is($commits, 1 + 1 + 3, 'three steps are three commits and one of the first claim');
+
+# Kills. point 0: in the handler; 3: it has ended; 7: the step is finished and not committed; 8: a child of the map is committed, and its worker
+# has not looked whether it was the last.
+sub undisturbed
+{
+    my ($id) = @_;
+    return $session->value("SELECT string_agg(format('%s %s', step, input), ', ' ORDER BY step, input::text) FROM effect WHERE run = '$id'");
+}
+$run = $session->value("SELECT underway.start('five', '{\"n\": 1}')");
+ok($session->until("SELECT state = 'succeeded' FROM underway.status('$run')"), 'an undisturbed run ends');
+my $expected = undisturbed($run);
+
+my $hold = Session->new($node);
+for my $how ('TERM', 'KILL', 'immediate')
+{
+    for my $at ([ 'a', 0 ], [ 'a', 3 ], [ 'a', 7 ], [ 'm', 0, 3 ], [ 'm', 7, 4 ], [ 'm', 8, 6 ], [ 'c', 3 ], [ 'c', 7 ], [ 'd', 7 ])
+    {
+        my ($step, $point, $item) = @$at;
+        my $name = "$how at point $point of step $step";
+        my $input = defined $item ? "'$item'" : 'NULL';
+        $session->value("DELETE FROM target; INSERT INTO target VALUES ('$step', $input, $point)");
+        $hold->connect unless $hold->connected;
+        $hold->value("SELECT pg_advisory_lock(7867, $point)");
+        my $id = $session->value("SELECT underway.start('five', '{\"n\": 1}')");
+        ok($session->until("SELECT count(*) > 0 FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE a.backend_type = 'underway worker'
+            AND l.locktype = 'advisory' AND l.classid = 7867 AND l.objid = $point AND NOT l.granted"), "$name: a worker is there");
+        my @pids = split /\n/, $session->value("SELECT DISTINCT l.pid FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+            WHERE a.backend_type = 'underway worker' AND l.locktype = 'advisory' AND l.classid = 7867 AND NOT l.granted");
+        my %backends = map { $_ => $_->value('SELECT pg_backend_pid()') } ($session, $hold);
+        if ($how eq 'immediate')
+        {
+            $node->stop('immediate');
+            $node->start;
+        }
+        else
+        {
+            $session->value("DELETE FROM target");
+            kill $how, @pids;
+        }
+        # A crash ends every connection.
+        if ($how ne 'TERM')
+        {
+            $_->until("pg_backend_pid() <> $backends{$_}") for ($session, $hold);
+        }
+        $session->query("SELECT underway_internal.arm_waitpoints(0)");
+        $hold->query("SELECT pg_advisory_unlock_all()");
+        $session->until("SELECT state = 'succeeded' FROM underway.status('$id')");
+        is($session->value("SELECT s.state || ': ' || coalesce(s.error, '') FROM underway.status('$id') s"), 'succeeded: ', "$name: the run ends");
+        is(undisturbed($id), $expected, "$name: each effect is there once");
+    }
+}
+is($session->value("SELECT count(*) FROM underway_internal.task"), 0, 'no task is left');
+is($session->value("SELECT count(*) FROM underway_internal.step_result"), 0, 'no result is left');
+
+$session->close;
+$hold->close;
+$node->stop;
+done_testing();
