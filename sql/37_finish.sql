@@ -8,7 +8,9 @@ DECLARE
     one record;
     n bigint := 0;
 BEGIN
-    IF steps IS NOT TRUE THEN
+    IF ids IS NULL THEN
+        RETURN 0;
+    ELSIF steps IS NOT TRUE THEN
         RETURN underway_internal.complete_tasks(queue_id, ids, attempts, outputs, array_fill(NULL::text, ARRAY[cardinality(ids)]));
     END IF;
     FOR one IN SELECT u.id, u.attempt, u.output, t.run_id FROM unnest(ids, attempts, outputs) u(id, attempt, output)

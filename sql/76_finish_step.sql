@@ -131,13 +131,13 @@ CREATE FUNCTION underway_internal.follow_nudge(t underway_internal.task, who und
     LANGUAGE plpgsql AS $$
 DECLARE
     r underway_internal.run;
-    next underway_internal.task;
+    begun underway_internal.task;
     now timestamptz := underway_internal.clock();
     tries int := coalesce((t.input ->> 'tries')::int, 0);
 BEGIN
     SELECT x.* INTO r FROM underway_internal.run x WHERE x.id = t.run_id FOR NO KEY UPDATE SKIP LOCKED;
     IF FOUND THEN
-        next := underway_internal.look_at_run(r, who);
+        begun := underway_internal.look_at_run(r, who);
     ELSE
         -- Somebody is just finishing a step; or there is no run any more.
         PERFORM underway_internal.nudge(t.run_id, now + interval '20 milliseconds');
@@ -145,7 +145,7 @@ BEGIN
     UPDATE underway_internal.task x
         SET input = jsonb_build_object('tries', tries + 1), run_at = now + least(interval '20 milliseconds' * power(2, least(tries, 8)), interval '5 seconds')
         WHERE x.run_id = t.run_id AND x.step IS NULL AND x.state = 'pending' AND x.run_at > now AND underway_internal.is_ours(x.xmin);
-    RETURN next;
+    RETURN begun;
 END $$;
 
 -- Everything that may be due in a run: what failed, then what can begin.

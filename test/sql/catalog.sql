@@ -91,5 +91,9 @@ SELECT l.n, l.line FROM pg_available_extension_versions v, pg_read_file(format('
     WHERE v.name = 'underway' AND l.line ~* '(CREATE OR REPLACE|(TABLE|SCHEMA|INDEX|SEQUENCE|VIEW|EXTENSION|ROLE|COLUMN) IF NOT EXISTS|SECURITY DEFINER|\mVACUUM\M|\mCONCURRENTLY\M)';
 -- Every parameter has a description, and a unit where it is a time.
 SELECT name, boot_val, unit, context, vartype, short_desc IS NOT NULL AS described FROM pg_settings WHERE name LIKE 'underway.%' ORDER BY name;
+-- The body of every function is sound; a script does not look at them.
+BEGIN;
+DO $$ DECLARE f text; BEGIN FOR f IN SELECT pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace IN (SELECT schema FROM ours) AND prokind IN ('f', 'p') LOOP EXECUTE f; END LOOP; END $$;
+ROLLBACK;
 DROP EXTENSION underway;
 SELECT nspname FROM pg_namespace WHERE nspname LIKE 'underway%';

@@ -7,8 +7,9 @@ use lib $FindBin::RealBin;
 use PostgreSQL::Test::Cluster;
 use Session;
 use Test::More;
+use Underway;
 
-my $node = Session::server('workflows', conf => <<'END');
+my $node = start_server('workflows', extension => 1, conf => <<'END');
 underway.max_workers = 2
 autovacuum = off
 END
@@ -98,7 +99,7 @@ for my $how ('TERM', 'KILL', 'immediate')
         is(undisturbed($id), $expected, "$name: each effect is there once");
     }
 }
-is($session->value("SELECT count(*) FROM underway_internal.task"), 0, 'no task is left');
+ok($session->until('NOT EXISTS (SELECT FROM underway_internal.task)'), 'no task is left');
 is($session->value("SELECT count(*) FROM underway_internal.step_result"), 0, 'no result is left');
 
 $session->close;
