@@ -118,9 +118,10 @@ void handler::prepare_set(Oid function) {
   strlcpy(name_, name, sizeof name_);
   takes_input_ = get_func_nargs(function) > 0;
   kind_ = kind::jsonb;
-  make_plan(psprintf("SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.to_jsonb(\"an item\")), '[]')"
-                     " FROM %s(%s) AS \"an item\"",
-                     quote_qualified_identifier(schema_, name_), takes_input_ ? "$1" : ""));
+  make_plan(
+      psprintf("SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.to_jsonb(\"an item\")), '[]')"
+               " FROM %s(%s) AS \"an item\"",
+               quote_qualified_identifier(schema_, name_), takes_input_ ? "$1" : ""));
   function_ = function;
 }
 

@@ -107,8 +107,7 @@ void read(queue_info* q, const pg::row& r, MemoryContext memory) {
 
 bool is_trusted(const queue_info* q, Oid function, const char* maker_then) {
   const Oid maker = owner_of_function(function);
-  return maker == q->owner ||
-         (maker_then != nullptr && maker == get_role_oid(maker_then, true)) ||
+  return maker == q->owner || (maker_then != nullptr && maker == get_role_oid(maker_then, true)) ||
          pg::can_become(maker, q->owner);
 }
 
