@@ -7,7 +7,7 @@ SET client_min_messages = warning;
 SET jit = off;
 
 -- All tests share a database: what the one before has left is gone.
-DROP EXTENSION underway CASCADE;
+DROP EXTENSION IF EXISTS underway CASCADE;
 CREATE EXTENSION underway;
 DROP SCHEMA public CASCADE;
 CREATE SCHEMA public;
