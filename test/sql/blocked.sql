@@ -127,6 +127,8 @@ SELECT pg_reload_conf();
 SELECT state, attempt, output FROM test.ends(:'task');
 -- Held: by the setting, for this database.
 SELECT format('ALTER DATABASE %I SET underway.enabled = off', current_database()) \gexec
+-- Only new processes have it; those there are leave.
+SELECT test.until('NOT EXISTS (SELECT FROM underway.workers WHERE database = current_database())');
 SELECT underway.enqueue('q') AS task \gset
 \c
 SELECT looks('q', :'task');
