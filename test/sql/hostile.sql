@@ -89,13 +89,14 @@ SET search_path = public, pg_temp, pg_catalog;
 SELECT underway.create_queue('mallory', 'honest', priority => 3, retry => underway.retry_policy(max_attempts => 1, never => '{23505}'), settings => '{"search_path": "public, pg_temp, pg_catalog"}');
 SELECT underway.create_queue('mallory dead');
 SELECT underway.alter_queue('mallory', dead_letter => 'mallory dead', ttl => '1 day', keep => 'all', reset => '{batch}');
+SELECT underway.pause_queue('mallory');
 SELECT underway.grant_queue('mallory', 'public', '{enqueue}'), underway.revoke_queue('mallory', 'public', '{enqueue}');
 SELECT underway.enqueue('mallory', '{"n": 1}', key => 'k', delay => '1 h', ttl => '1 h', headers => '{}', retry => underway.retry_policy(2)) AS task \gset
 SELECT pg_catalog.cardinality(underway.enqueue_many('mallory', '{1,2}', keys => '{k,l}', delay => '1 h'));
 SELECT state FROM underway.status(:'task');
 SELECT underway.pause(:'task'), underway.resume(:'task'), underway.cancel(:'task'), underway.retry(:'task');
 SELECT pg_catalog.starts_with(underway.why(:'task'), 'pending');
-SELECT underway.pause_queue('mallory'), underway.resume_queue('mallory'), underway.redrive('mallory');
+SELECT underway.redrive('mallory');
 SELECT pg_catalog.count(*) FROM underway.check_health();
 SELECT pg_catalog.count(*) FROM underway.queues;
 SELECT pg_catalog.count(*) FROM underway.tasks;
@@ -103,7 +104,7 @@ SELECT pg_catalog.count(*) FROM underway.attempts;
 SELECT pg_catalog.count(*) OPERATOR(pg_catalog.>=) 0 FROM underway.workers;
 SELECT underway.adopt(), underway.version() IS NOT NULL;
 SELECT lease FROM underway.dequeue('mallory dead');
-SELECT underway.purge_queue('mallory');
+SELECT underway.purge_queue('mallory'), underway.resume_queue('mallory');
 SELECT underway.enqueue('mallory', '{"n": 1}') AS task \gset
 SELECT state, output FROM underway.await(:'task');
 SELECT underway.drop_queue('mallory'), underway.drop_queue('mallory dead');
