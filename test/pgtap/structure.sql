@@ -12,7 +12,8 @@ SELECT tables_are('underway', ARRAY[]::name[]);
 SELECT sequences_are('underway', ARRAY[]::name[]);
 SELECT types_are('underway', ARRAY['transition']);
 SELECT triggers_are('underway_internal', 'queue', ARRAY['guard_rights', 'loaded']);
-SELECT has_pk('underway_internal', t, t || ' has a primary key') FROM unnest('{queue,queue_grant,task,task_key,ring_slot}'::text[]) t;
+SELECT has_pk('underway_internal', t, t || ' has a primary key')
+    FROM unnest('{queue,queue_grant,task,task_key,ring_slot}'::text[]) t;
 SELECT col_type_is('underway', 'tasks', 'id', 'uuid', 'ids are uuids');
 SELECT col_type_is('underway', 'tasks', 'state', 'text', 'states are text');
 SELECT function_returns('underway', 'enqueue', 'uuid', 'enqueue returns uuid');

@@ -15,7 +15,8 @@ CREATE FUNCTION looks(queue text, task uuid) RETURNS SETOF text LANGUAGE sql AS 
     SELECT format('%s: %s, %s pending', q.name, q.state, q.pending) FROM underway.queues q WHERE q.name = queue
     UNION ALL SELECT 'problem: ' || problem FROM underway.queues WHERE name = queue
     UNION ALL SELECT 'why: ' || regexp_replace(underway.why(task), ', at .*', '')
-    UNION ALL SELECT format('health: %s, %s, %s / %s', h.severity, h.object, h.problem, h.hint) FROM underway.check_health() h
+    UNION ALL SELECT format('health: %s, %s, %s / %s', h.severity, h.object, h.problem, h.hint)
+        FROM underway.check_health() h
     UNION ALL SELECT format('task: %s, attempt %s, failures %s', state, attempt, failures) FROM underway.status(task)
 $$;
 
@@ -116,7 +117,8 @@ SELECT pg_reload_conf();
 -- A session reads the configuration anew between two statements.
 \set ECHO none
 \o /dev/null
-SELECT 'SELECT pg_sleep(0.02) WHERE current_setting(''underway.superuser_queues'') = ''on''' FROM generate_series(1, 1000) \gexec
+SELECT 'SELECT pg_sleep(0.02) WHERE current_setting(''underway.superuser_queues'') = ''on'''
+    FROM generate_series(1, 1000) \gexec
 \o
 \set ECHO all
 SELECT underway.enqueue('q') AS task \gset
