@@ -36,8 +36,10 @@ GRANT USAGE ON SCHEMA underway TO PUBLIC;
 
 GRANT SELECT ON underway.queues, underway.tasks, underway.attempts, underway.workers TO PUBLIC;
 
--- Views run functions with their reader's rights. These three tell nothing that is not public; nobody can name them either.
-GRANT EXECUTE ON FUNCTION underway_internal.clock, underway_internal.system_identifier, underway_internal.workers TO PUBLIC;
+-- Views run functions with their reader's rights. Nobody else can name these. Three tell nothing that is not public; the view queues
+-- shows the counts of those queues only that its reader may see.
+GRANT EXECUTE ON FUNCTION underway_internal.clock, underway_internal.system_identifier, underway_internal.workers,
+    underway_internal.count_tasks(int) TO PUBLIC;
 
 GRANT USAGE ON TYPE underway.transition TO PUBLIC;
 

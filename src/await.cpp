@@ -61,17 +61,20 @@ void take_place(const pg_uuid_t& id) {
   }
   LWLockRelease(registry_lock);
   if (my_place < 0) {
-    ereport(ERROR, (errcode(ERRCODE_TOO_MANY_CONNECTIONS), errmsg("too many sessions wait for tasks"),
-                    errhint("There is room for max_connections and max_worker_processes of them.")));
+    ereport(ERROR,
+            (errcode(ERRCODE_TOO_MANY_CONNECTIONS), errmsg("too many sessions wait for tasks"),
+             errhint("There is room for max_connections and max_worker_processes of them.")));
   }
   shared->awaiting++;
 }
 
-pg::statement seen_state("SELECT s.state, s.ours FROM underway_internal.state_for(CAST($1 AS oid), $2) s", OIDOID, UUIDOID);
+pg::statement seen_state(
+    "SELECT s.state, s.ours FROM underway_internal.state_for(CAST($1 AS oid), $2) s", OIDOID,
+    UUIDOID);
 
 struct seen {
   bool found = false;
-  bool ours = false;      // of this very transaction
+  bool ours = false;  // of this very transaction
   bool finished = false;
   char state[16] = "";
 };
@@ -84,7 +87,8 @@ seen look(Oid caller, const pg_uuid_t* id) {
     s.found = true;
     strlcpy(s.state, r.text(1, CurrentMemoryContext), sizeof s.state);
     s.ours = r.boolean(2);
-    s.finished = strcmp(s.state, "succeeded") == 0 || strcmp(s.state, "failed") == 0 || strcmp(s.state, "cancelled") == 0;
+    s.finished = strcmp(s.state, "succeeded") == 0 || strcmp(s.state, "failed") == 0 ||
+                 strcmp(s.state, "cancelled") == 0;
   });
   return s;
 }
@@ -94,13 +98,18 @@ void check_id(const seen& s, const pg_uuid_t* id, bool earlier) {
   if (!s.found && !earlier) {
     // The words of underway_internal.no_task().
     ereport(ERROR, (errcode(ERRCODE_NO_DATA_FOUND),
-                    errmsg("task %s does not exist", DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id)))),
-                    errhint("Its transaction may not have committed, it may be kept no longer, or you may not have the right to "
+                    errmsg("task %s does not exist",
+                           DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id)))),
+                    errhint("Its transaction may not have committed, it may be kept no longer, or "
+                            "you may not have the right to "
                             "see it.")));
   }
   if (s.ours) {
-    ereport(ERROR, (errcode(ERRCODE_ACTIVE_SQL_TRANSACTION), errmsg("the task was enqueued by this transaction, so it cannot run before it commits"),
-                    errhint("Commit first, then wait.")));
+    ereport(
+        ERROR,
+        (errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+         errmsg("the task was enqueued by this transaction, so it cannot run before it commits"),
+         errhint("Commit first, then wait.")));
   }
 }
 
@@ -115,9 +124,12 @@ UNDERWAY_ENTRY(underway_await) {
       ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("id must not be null"),
                       errhint("Give the id that underway.enqueue() returned.")));
     }
-    const int64 ms = checked_timeout(PG_ARGISNULL(1) ? nullptr : PG_GETARG_INTERVAL_P(1), longest_await_ms);
+    const int64 ms =
+        checked_timeout(PG_ARGISNULL(1) ? nullptr : PG_GETARG_INTERVAL_P(1), longest_await_ms);
     if (IsolationUsesXactSnapshot()) {
-      ereport(ERROR, (errcode(ERRCODE_ACTIVE_SQL_TRANSACTION), errmsg("await cannot see the end of a task in a REPEATABLE READ or SERIALIZABLE transaction"),
+      ereport(ERROR, (errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+                      errmsg("await cannot see the end of a task in a REPEATABLE READ or "
+                             "SERIALIZABLE transaction"),
                       errhint("CALL underway.wait_for(id) outside a transaction block.")));
     }
     take_place(*PG_GETARG_UUID_P(0));
@@ -139,8 +151,10 @@ UNDERWAY_ENTRY(underway_await) {
     LOCAL_FCINFO(status, 1);
     FmgrInfo flinfo;
     const Oid uuid = UUIDOID;
-    const Oid function = GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid, CStringGetDatum("status"),
-                                         PointerGetDatum(buildoidvector(&uuid, 1)), ObjectIdGetDatum(get_namespace_oid("underway", false)));
+    const Oid function =
+        GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid, CStringGetDatum("status"),
+                        PointerGetDatum(buildoidvector(&uuid, 1)),
+                        ObjectIdGetDatum(get_namespace_oid("underway", false)));
     fmgr_info(function, &flinfo);
     InitFunctionCallInfoData(*status, &flinfo, 1, InvalidOid, nullptr, fcinfo->resultinfo);
     status->args[0] = {UUIDPGetDatum(id), false};
@@ -161,12 +175,14 @@ UNDERWAY_ENTRY(underway_wait_for) {
                       errhint("Give the id that underway.enqueue() returned.")));
     }
     id = *PG_GETARG_UUID_P(0);
-    const int64 ms = checked_timeout(PG_ARGISNULL(1) ? nullptr : PG_GETARG_INTERVAL_P(1), longest_wait_ms);
+    const int64 ms =
+        checked_timeout(PG_ARGISNULL(1) ? nullptr : PG_GETARG_INTERVAL_P(1), longest_wait_ms);
     require_top_level(fcinfo, "wait_for", ", or use underway.await(id)");
     take_place(id);
     SPI_connect_ext(SPI_OPT_NONATOMIC);
     if (IsolationUsesXactSnapshot()) {
-      SPI_commit();  // a snapshot that is older than our place would not see the end that nobody wakes us for any more
+      SPI_commit();  // a snapshot that is older than our place would not see the end that nobody
+                     // wakes us for any more
     }
     return GetCurrentTimestamp() + ms * 1000;
   });

@@ -1,6 +1,7 @@
-// Waiting for the end of a task: underway.await and underway.wait_for. Sleeps on a latch; a finishing commit sets it.
-// Runs in: any backend. Error discipline: entries are boundaries; wake_awaiters is noexcept.
-// Invariant: a waiter registers, then looks, then sleeps; who finishes is visible, then reads the waiters: no wake-up is lost.
+// Waiting for the end of a task: underway.await and underway.wait_for. Sleeps on a latch; a
+// finishing commit sets it. Runs in: any backend. Error discipline: entries are boundaries;
+// wake_awaiters is noexcept. Invariant: a waiter registers, then looks, then sleeps; who finishes
+// is visible, then reads the waiters: no wake-up is lost.
 #pragma once
 
 #include "shared.hpp"

@@ -6,9 +6,11 @@
 namespace underway {
 
 pg_uuid_t new_id() noexcept {
-  // RFC 9562, section 6.2, method 3: milliseconds, then 12 bits of their fraction; one more when the clock has not moved.
+  // RFC 9562, section 6.2, method 3: milliseconds, then 12 bits of their fraction; one more when
+  // the clock has not moved.
   static uint64 last = 0;
-  const auto micros = static_cast<uint64>(GetCurrentTimestamp() + (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY);
+  const auto micros = static_cast<uint64>(
+      GetCurrentTimestamp() + (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY);
   uint64 stamp = (micros / 1000) << 12 | (micros % 1000) * 4096 / 1000;
   if (stamp <= last) {
     stamp = last + 1;
@@ -59,8 +61,10 @@ UNDERWAY_ENTRY(underway_set_clock) {
   pg::call([fcinfo] {
     require_preload();
     if (!superuser()) {
-      ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE), errmsg("only a superuser may set the clock"),
-                      errhint("The clock is for tests; it moves the time of every queue of the cluster.")));
+      ereport(
+          ERROR,
+          (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE), errmsg("only a superuser may set the clock"),
+           errhint("The clock is for tests; it moves the time of every queue of the cluster.")));
     }
     if (!PG_ARGISNULL(0) && TIMESTAMP_NOT_FINITE(PG_GETARG_TIMESTAMPTZ(0))) {
       ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("the time must be finite"),

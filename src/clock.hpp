@@ -1,6 +1,7 @@
 // The clock that everything goes by, and ids made from it.
-// Runs in: every process. Error discipline: noexcept. Invariant: ids go up within a process; they come from the real clock,
-// never from the test clock, so that they are unique whatever a test does.
+// Runs in: every process. Error discipline: noexcept. Invariant: ids go up within a process; they
+// come from the real clock, never from the test clock, so that they are unique whatever a test
+// does.
 #pragma once
 
 #include "shared.hpp"

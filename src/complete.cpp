@@ -7,17 +7,21 @@ namespace underway {
 
 namespace {
 
-pg::statement complete_tasks("SELECT underway_internal.complete_tasks($1, $2, $3, $4, $5)", INT4OID, UUIDARRAYOID, INT4ARRAYOID,
-                             JSONBARRAYOID, TEXTARRAYOID);
-pg::statement again("SELECT underway_internal.run_again($1, $2, $3, $4, $5)", UUIDOID, INT4OID, INTERVALOID, JSONBOID, TEXTOID);
+pg::statement complete_tasks("SELECT underway_internal.complete_tasks($1, $2, $3, $4, $5)", INT4OID,
+                             UUIDARRAYOID, INT4ARRAYOID, JSONBARRAYOID, TEXTARRAYOID);
+pg::statement again("SELECT underway_internal.run_again($1, $2, $3, $4, $5)", UUIDOID, INT4OID,
+                    INTERVALOID, JSONBOID, TEXTOID);
 pg::statement give_up(
-    "SELECT underway_internal.fail_task($1, $2, false, NULL, 'gave up', $3, NULL, $4, NULL, NULL, NULL, $5) <> 'lost'", UUIDOID, INT4OID,
-    JSONBOID, TEXTOID, TEXTOID);
+    "SELECT underway_internal.fail_task($1, $2, false, NULL, 'gave up', $3, NULL, $4, NULL, NULL, "
+    "NULL, $5) <> 'lost'",
+    UUIDOID, INT4OID, JSONBOID, TEXTOID, TEXTOID);
 
 void raise_lost() {
   pg::call([] {
-    ereport(ERROR, (errcode(MAKE_SQLSTATE('U', 'W', '0', '0', '1')), errmsg("this attempt is no longer the task's"),
-                    errdetail("The task was reclaimed, or ended otherwise, while the handler ran.")));
+    ereport(ERROR,
+            (errcode(MAKE_SQLSTATE('U', 'W', '0', '0', '1')),
+             errmsg("this attempt is no longer the task's"),
+             errdetail("The task was reclaimed, or ended otherwise, while the handler ran.")));
   });
 }
 
@@ -41,11 +45,14 @@ pg::value jsonb_or_null(const Jsonb* j) { return pg::of_datum(JsonbPGetDatum(j),
 
 namespace {
 
-// A read-only transaction is a promise about the handler's effects; the task's end is ours to write. In a serializable one the
-// server relies on it (predicate.c), so that such a handler cannot end well.
+// A read-only transaction is a promise about the handler's effects; the task's end is ours to
+// write. In a serializable one the server relies on it (predicate.c), so that such a handler cannot
+// end well.
 class writable {
  public:
-  writable() noexcept : read_only_(XactReadOnly) { XactReadOnly = XactReadOnly && IsolationIsSerializable(); }
+  writable() noexcept : read_only_(XactReadOnly) {
+    XactReadOnly = XactReadOnly && IsolationIsSerializable();
+  }
   ~writable() { XactReadOnly = read_only_; }
   writable(const writable&) = delete;
   writable& operator=(const writable&) = delete;
@@ -99,11 +106,12 @@ void complete(const queue_info* q, const claimed_task* tasks, const finished_tas
   for (int i = 0; i < n; i++) {
     const result& r = results[i].outcome;
     if (r.what == action::again) {
-      const pg::value with[5] = {pg::of(&tasks[i].id), pg::of(tasks[i].attempt), pg::of(&r.delay), jsonb_or_null(r.input),
-                                 text_or_null(results[i].notices)};
+      const pg::value with[5] = {pg::of(&tasks[i].id), pg::of(tasks[i].attempt), pg::of(&r.delay),
+                                 jsonb_or_null(r.input), text_or_null(results[i].notices)};
       run_fenced(&again, with);
     } else if (r.what == action::give_up) {
-      const pg::value with[5] = {pg::of(&tasks[i].id), pg::of(tasks[i].attempt), jsonb_or_null(r.output), text_or_null(r.error),
+      const pg::value with[5] = {pg::of(&tasks[i].id), pg::of(tasks[i].attempt),
+                                 jsonb_or_null(r.output), text_or_null(r.error),
                                  text_or_null(results[i].notices)};
       run_fenced(&give_up, with);
     }

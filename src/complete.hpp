@@ -1,5 +1,6 @@
-// Complete: the finishing statements, and the fence: a task that is no longer this attempt's raises UW001, and the handler's
-// effects go with it. Runs in: workers, inside the executing transaction. Error discipline: throws pg::error.
+// Complete: the finishing statements, and the fence: a task that is no longer this attempt's raises
+// UW001, and the handler's effects go with it. Runs in: workers, inside the executing transaction.
+// Error discipline: throws pg::error.
 #pragma once
 
 #include "context.hpp"

@@ -51,10 +51,12 @@ UNDERWAY_ENTRY(underway_progress) {
   return pg::call([fcinfo] {
     Jsonb* progress = PG_GETARG_JSONB_P(0);
     if (my_slot != nullptr && current_task != nullptr) {
-      const char* text = JsonbToCString(nullptr, &progress->root, static_cast<int>(VARSIZE(progress)));
+      const char* text =
+          JsonbToCString(nullptr, &progress->root, static_cast<int>(VARSIZE(progress)));
       if (strlen(text) > worker_slot::most_progress) {
         ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                        errmsg("progress must have at most %zu bytes as text, not %zu", worker_slot::most_progress, strlen(text)),
+                        errmsg("progress must have at most %zu bytes as text, not %zu",
+                               worker_slot::most_progress, strlen(text)),
                         errhint("A large result belongs into the output or into a table.")));
       }
       SpinLockAcquire(&my_slot->mutex);

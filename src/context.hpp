@@ -1,5 +1,6 @@
-// The attempt that this process is running, for the functions that a handler may ask: task_id(), attempt(), ...
-// Runs in: workers; in every other backend there is none. Error discipline: entries are boundaries.
+// The attempt that this process is running, for the functions that a handler may ask: task_id(),
+// attempt(), ... Runs in: workers; in every other backend there is none. Error discipline: entries
+// are boundaries.
 #pragma once
 
 #include "slots.hpp"
@@ -14,7 +15,7 @@ struct claimed_task {
   Interval* timeout;  // or null
   bool last_attempt;
   int crashes;
-  pg_uuid_t lease;    // of an external worker
+  pg_uuid_t lease;  // of an external worker
 };
 
 // Set for the length of a handler's run, and of the commit that may run its deferred triggers.

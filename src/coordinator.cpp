@@ -94,9 +94,11 @@ void publish(uint32 generation) {
   bool blocked = false;
   int held = 0;
   for (queue_info& q : queues) {
-    if (q.why == obstacle::dropped && !q.unfinished && q.entry != nullptr && !OidIsValid(q.entry->role) && !q.entry->quiet) {
-      // Room for another queue. It was published as dropped before we read the table, so that who has committed a task into it since
-      // has told us, or will find it gone and tell us: we look again.
+    if (q.why == obstacle::dropped && !q.unfinished && q.entry != nullptr &&
+        !OidIsValid(q.entry->role) && !q.entry->quiet) {
+      // Room for another queue. It was published as dropped before we read the table, so that who
+      // has committed a task into it since has told us, or will find it gone and tell us: we look
+      // again.
       q.entry = nullptr;
       forget_queue_entry(db->oid, q.id);
     }
@@ -115,11 +117,14 @@ void publish(uint32 generation) {
     blocked = blocked || (!runs && q.why > obstacle::external);
     held += q.why == obstacle::held;
   }
-  // Unless somebody has found a queue blocked meanwhile: then we look again, and must hear of what comes until we do.
+  // Unless somebody has found a queue blocked meanwhile: then we look again, and must hear of what
+  // comes until we do.
   db->blocked = blocked || db->generation != generation;
   if (held > 0 && !db->told_held.exchange(true)) {
     pg::call([held] {
-      ereport(WARNING, (errmsg("underway: %d queues of this database are held: they come from a copy of another database", held),
+      ereport(WARNING, (errmsg("underway: %d queues of this database are held: they come from a "
+                               "copy of another database",
+                               held),
                         errhint("If they are to run here: SELECT underway.adopt();")));
     });
   }
@@ -151,7 +156,8 @@ void safety_check() {
     seen_generation = db->generation - 1;
     load_queues();
   }
-  next_safety_check = real + static_cast<TimestampTz>(settings::safety_check_interval) * USECS_PER_SEC;
+  next_safety_check =
+      real + static_cast<TimestampTz>(settings::safety_check_interval) * USECS_PER_SEC;
 }
 
 // When a queue next has something to do, that is not due yet.
@@ -286,7 +292,8 @@ void run() {
     db->failures = failures = 0;
     TimestampTz wait = until == DT_NOEND ? 3600 * USECS_PER_SEC : until - GetCurrentTimestamp();
     if (!has_workers()) {
-      wait = std::min(wait, static_cast<TimestampTz>(settings::worker_idle_timeout) * USECS_PER_SEC + 1000);
+      wait = std::min(
+          wait, static_cast<TimestampTz>(settings::worker_idle_timeout) * USECS_PER_SEC + 1000);
     }
     if (wait > 0 && !db->poked && !db->recheck && !db->restart && !db->yield && db->holds == 0) {
       pg::call([] { pgstat_report_activity(STATE_IDLE, nullptr); });

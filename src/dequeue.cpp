@@ -14,12 +14,17 @@ namespace underway {
 
 namespace {
 
-pg::statement claim("SELECT * FROM underway_internal.claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)", INT4OID, INT4OID,
-                    TIMESTAMPTZOID, UUIDOID, INT4OID, INTERVALOID, INT4OID, TEXTOID, INT8OID, INT4OID, INT4OID, INT4OID);
-pg::statement next_due("SELECT underway_internal.next_due($1, $2, $3)", INT4OID, INT4OID, TIMESTAMPTZOID);
+pg::statement claim(
+    "SELECT * FROM underway_internal.claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+    INT4OID, INT4OID, TIMESTAMPTZOID, UUIDOID, INT4OID, INTERVALOID, INT4OID, TEXTOID, INT8OID,
+    INT4OID, INT4OID, INT4OID);
+pg::statement next_due("SELECT underway_internal.next_due($1, $2, $3)", INT4OID, INT4OID,
+                       TIMESTAMPTZOID);
 pg::statement heads("SELECT priority, run_at FROM underway_internal.heads($1)", INT4OID);
-pg::statement expire_claimed("SELECT underway_internal.expire_claimed($1, $2)", UUIDARRAYOID, INTERVALOID);
-pg::statement give_back_tasks("SELECT underway_internal.give_back($1, $2)", UUIDARRAYOID, INT4ARRAYOID);
+pg::statement expire_claimed("SELECT underway_internal.expire_claimed($1, $2)", UUIDARRAYOID,
+                             INTERVALOID);
+pg::statement give_back_tasks("SELECT underway_internal.give_back($1, $2)", UUIDARRAYOID,
+                              INT4ARRAYOID);
 
 struct seen {
   int64 found = 0;  // locked
@@ -55,9 +60,11 @@ void take(const pg::row& r, MemoryContext memory, claimed_task* tasks, seen* s) 
 
 }  // namespace
 
-claim_result claim_tasks(const claim_source& from, int priority, int max_tasks, MemoryContext memory, claimed_task* tasks) {
+claim_result claim_tasks(const claim_source& from, int priority, int max_tasks,
+                         MemoryContext memory, claimed_task* tasks) {
   seen s;
-  // Before the claim's snapshot; the end of the transaction, however it comes, ends the scan (wake.cpp).
+  // Before the claim's snapshot; the end of the transaction, however it comes, ends the scan
+  // (wake.cpp).
   watched_claim* c = begin_claim(from.entry, from.queue_id, priority);
   pg::call([] { waitpoint(waitpoint_id::scan_registered); });
   const row_key start = c != nullptr ? c->scan.start : lowest_key;
@@ -67,7 +74,8 @@ claim_result claim_tasks(const claim_source& from, int priority, int max_tasks, 
   const int most_crashes = leased ? INT_MAX : suspects_allowed(from.entry);
   pg::value args[12];
   pg::call([&] {
-    s.expired_ids = static_cast<Datum*>(MemoryContextAlloc(memory, sizeof(Datum) * static_cast<Size>(max_tasks)));
+    s.expired_ids = static_cast<Datum*>(
+        MemoryContextAlloc(memory, sizeof(Datum) * static_cast<Size>(max_tasks)));
     args[7] = pg::of_text(from.worker);
   });
   args[0] = pg::of(from.queue_id);
@@ -110,7 +118,8 @@ claim_result claim_tasks(const claim_source& from, int priority, int max_tasks, 
   return {s.count, !exhausted};
 }
 
-claim_result dequeue(queue_info* q, int priority, int max_tasks, MemoryContext memory, claimed_task* tasks, bool (*is_current)()) {
+claim_result dequeue(queue_info* q, int priority, int max_tasks, MemoryContext memory,
+                     claimed_task* tasks, bool (*is_current)()) {
   pg::transaction tx(pg::transaction::kind::ours);
   q->why = pg::call([q] { return check_handler(q); });
   if (q->why != obstacle::none) {
@@ -122,16 +131,20 @@ claim_result dequeue(queue_info* q, int priority, int max_tasks, MemoryContext m
   claim_result claimed;
   {
     pg::as_owner owner(true);
-    claimed = claim_tasks({q->entry, q->id, q->ttl, q->max_attempts, worker, number_of(my_slot)}, priority, max_tasks, memory, tasks);
+    claimed = claim_tasks({q->entry, q->id, q->ttl, q->max_attempts, worker, number_of(my_slot)},
+                          priority, max_tasks, memory, tasks);
   }
   pg::call([&claimed] {
-    // Not with empty hands: a worker that looked in vain beside the one that a test holds must not be held too.
+    // Not with empty hands: a worker that looked in vain beside the one that a test holds must not
+    // be held too.
     if (claimed.count > 0) {
       waitpoint(waitpoint_id::claimed);
     }
-    ForceSyncCommit();  // what runs must be known to run, whatever the durability of the work (promise 4)
+    ForceSyncCommit();  // what runs must be known to run, whatever the durability of the work
+                        // (promise 4)
   });
-  if (!is_current() || (claimed.count > 0 && tasks[0].crashes > 0 && !enter_suspect(tasks[0].crashes))) {
+  if (!is_current() ||
+      (claimed.count > 0 && tasks[0].crashes > 0 && !enter_suspect(tasks[0].crashes))) {
     return {};
   }
   tx.commit();

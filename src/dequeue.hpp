@@ -1,5 +1,6 @@
-// Dequeue: takes the next due tasks of one queue and priority, in a transaction of its own that commits before any work starts.
-// Runs in: workers. Error discipline: throws pg::error. Invariant: the marks' protocol (marks.hpp).
+// Dequeue: takes the next due tasks of one queue and priority, in a transaction of its own that
+// commits before any work starts. Runs in: workers. Error discipline: throws pg::error. Invariant:
+// the marks' protocol (marks.hpp).
 #pragma once
 
 #include "context.hpp"
@@ -8,8 +9,8 @@
 namespace underway {
 
 struct claim_result {
-  int count = 0;        // tasks to run, in `tasks`
-  bool full = false;    // there may be more
+  int count = 0;      // tasks to run, in `tasks`
+  bool full = false;  // there may be more
 };
 
 struct claim_source {
@@ -21,15 +22,19 @@ struct claim_source {
   int slot;            // -1: an external worker; its tasks get leases
 };
 
-// The claim itself, inside somebody's transaction and as the extension's owner; allocates in `memory`.
-claim_result claim_tasks(const claim_source& from, int priority, int max_tasks, MemoryContext memory, claimed_task* tasks);
+// The claim itself, inside somebody's transaction and as the extension's owner; allocates in
+// `memory`.
+claim_result claim_tasks(const claim_source& from, int priority, int max_tasks,
+                         MemoryContext memory, claimed_task* tasks);
 
-// A worker's. Tasks and what they point at are allocated in `memory`. With a handler that is gone or forbidden nothing is taken: see q->why.
-// is_current is asked last: false takes everything back, since the queue was paused or changed meanwhile.
-claim_result dequeue(queue_info* q, int priority, int max_tasks, MemoryContext memory, claimed_task* tasks, bool (*is_current)());
+// A worker's. Tasks and what they point at are allocated in `memory`. With a handler that is gone
+// or forbidden nothing is taken: see q->why. is_current is asked last: false takes everything back,
+// since the queue was paused or changed meanwhile.
+claim_result dequeue(queue_info* q, int priority, int max_tasks, MemoryContext memory,
+                     claimed_task* tasks, bool (*is_current)());
 
-// Finds out when each priority of a queue is next due, where nothing is known: in one look instead of a claim for each.
-// False: something became pending meanwhile, and some are still unknown.
+// Finds out when each priority of a queue is next due, where nothing is known: in one look instead
+// of a claim for each. False: something became pending meanwhile, and some are still unknown.
 bool survey(const queue_info& q);
 
 // Hands back tasks that were claimed by this process and not begun.

@@ -64,9 +64,10 @@ void end_of_grace() {
   die(SIGTERM);
 }
 
-// The handler has ended, well or by an error. A cancel is sent under the slot's lock while its task is running there; the system call
-// makes one that was sent by then arrive, and what arrived is forgotten: it hits neither our bookkeeping nor the next task.
-// True: the task was cancelled while it ran.
+// The handler has ended, well or by an error. A cancel is sent under the slot's lock while its task
+// is running there; the system call makes one that was sent by then arrive, and what arrived is
+// forgotten: it hits neither our bookkeeping nor the next task. True: the task was cancelled while
+// it ran.
 bool end_of_user_code() noexcept {
   SpinLockAcquire(&my_slot->mutex);
   my_slot->running = false;
@@ -87,13 +88,16 @@ class attempt {
   // All of them in one transaction. Throws; then `culprit` is the task whose handler raised, or -1.
   void run(const claimed_task* tasks, int n) {
     pg::transaction tx(pg::transaction::kind::session);
-    results_ = static_cast<finished_task*>(
-        pg::call([&] { return MemoryContextAllocZero(memory_, sizeof(finished_task) * static_cast<Size>(n)); }));
+    results_ = static_cast<finished_task*>(pg::call([&] {
+      return MemoryContextAllocZero(memory_, sizeof(finished_task) * static_cast<Size>(n));
+    }));
     handler* h = handler_of(q_->handler);
     pg::call([&] {
       // Not with a suspect: its end could be lost with the next crash, and be charged to it.
-      if (q_->async && std::all_of(tasks, tasks + n, [](const claimed_task& t) { return t.crashes == 0; })) {
-        (void)set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+      if (q_->async &&
+          std::all_of(tasks, tasks + n, [](const claimed_task& t) { return t.crashes == 0; })) {
+        (void)set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
+                                GUC_ACTION_LOCAL, true, 0, false);
       }
       for (int i = 0; i < n; i++) {
         lock_task(tasks[i].id);
@@ -123,10 +127,12 @@ class attempt {
       show(q_, task);
       process::allow_cancels();
       enable_timeout_after(STATEMENT_TIMEOUT, timeout);
-      enable_timeout_after(grace_timer, std::min(timeout, INT_MAX - settings::cancel_grace) + settings::cancel_grace);
+      enable_timeout_after(grace_timer, std::min(timeout, INT_MAX - settings::cancel_grace) +
+                                            settings::cancel_grace);
       to->outcome = h->run(task.input, memory_, &begun);
-      // Deferred constraints and triggers are the handler's doing: they run within its time, where they can be cancelled, and an
-      // error of theirs is this task's and not that of its batch. Nothing of a user is left for the commit.
+      // Deferred constraints and triggers are the handler's doing: they run within its time, where
+      // they can be cancelled, and an error of theirs is this task's and not that of its batch.
+      // Nothing of a user is left for the commit.
       AfterTriggerFireDeferred();
       (void)end_of_user_code();  // cancelled too late: it has run
       const char* notices = stop_notices();
@@ -139,7 +145,8 @@ class attempt {
   finished_task* results_ = nullptr;
 };
 
-// Looks again, since the queue was read: the handler may have been dropped or altered between claim and call.
+// Looks again, since the queue was read: the handler may have been dropped or altered between claim
+// and call.
 bool still_runnable(queue_info* q) {
   pg::transaction tx(pg::transaction::kind::ours);
   const obstacle why = pg::call([q] { return check_handler(q); });
@@ -148,9 +155,9 @@ bool still_runnable(queue_info* q) {
   return why == obstacle::none;
 }
 
-// What is to be recorded is recorded, however often that takes, within reason: after that the process ends, and the attempt is lost.
-template <class F>
-void persist(F&& record) {
+// What is to be recorded is recorded, however often that takes, within reason: after that the
+// process ends, and the attempt is lost.
+template <class F> void persist(F&& record) {
   constexpr int most_failures = 20;
   for (int failures = 0;;) {
     try {
@@ -167,7 +174,8 @@ void persist(F&& record) {
 
 void run_together(queue_info* q, claimed_task* tasks, int n, MemoryContext memory);
 
-// One failed: it alone, then the others as a smaller batch. None in particular (at the commit): halves.
+// One failed: it alone, then the others as a smaller batch. None in particular (at the commit):
+// halves.
 void run_apart(queue_info* q, claimed_task* tasks, int n, int culprit, MemoryContext memory) {
   if (culprit >= 0) {
     std::swap(tasks[0], tasks[culprit]);
@@ -179,8 +187,8 @@ void run_apart(queue_info* q, claimed_task* tasks, int n, int culprit, MemoryCon
   }
 }
 
-// Two that got in each other's way would do so again: the one that lost is the first to be back. 1 ms, longer each time, and never
-// the same for both. No transaction is open.
+// Two that got in each other's way would do so again: the one that lost is the first to be back. 1
+// ms, longer each time, and never the same for both. No transaction is open.
 void step_aside(int tries) noexcept {
   const double most = 2000 << std::min(tries, 6);
   pg_usleep(static_cast<long>(most * (0.5 + pg_prng_double(&pg_global_prng_state) / 2)));
@@ -236,7 +244,8 @@ void run_together(queue_info* q, claimed_task* tasks, int n, MemoryContext memor
 
 void prepare_to_execute() { grace_timer = RegisterTimeout(USER_TIMEOUT, end_of_grace); }
 
-void execute(queue_info* q, claimed_task* tasks, int n, MemoryContext memory, bool (*begin)(int i)) {
+void execute(queue_info* q, claimed_task* tasks, int n, MemoryContext memory,
+             bool (*begin)(int i)) {
   if (q->batch > 1) {
     run_together(q, tasks, n, memory);
     my_slot->tasks = 0;

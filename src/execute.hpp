@@ -1,6 +1,7 @@
-// Execute: the handler, then, as the last act of its transaction, the statement that fences and finishes.
-// Runs in: workers. Error discipline: the one place that catches: error -> transaction gone -> a new one records the failure.
-// Throws pg::error only when that recording fails too. Invariant: none of our tables is touched before the handlers have ended.
+// Execute: the handler, then, as the last act of its transaction, the statement that fences and
+// finishes. Runs in: workers. Error discipline: the one place that catches: error -> transaction
+// gone -> a new one records the failure. Throws pg::error only when that recording fails too.
+// Invariant: none of our tables is touched before the handlers have ended.
 #pragma once
 
 #include "context.hpp"
@@ -8,9 +9,9 @@
 
 namespace underway {
 
-// Each task ends, is pending again, or is no longer ours. begin() says, before each task that is not part of a batch, whether it is
-// still this worker's to begin.
-// Registers the timer that ends a handler which goes on after its timeout.
+// Each task ends, is pending again, or is no longer ours. begin() says, before each task that is
+// not part of a batch, whether it is still this worker's to begin. Registers the timer that ends a
+// handler which goes on after its timeout.
 void prepare_to_execute();
 
 void execute(queue_info* q, claimed_task* tasks, int n, MemoryContext memory, bool (*begin)(int i));

@@ -49,19 +49,34 @@ void wake_later_than(Oid database, int queue_id, TimestampTz at) noexcept {
 namespace {
 
 constexpr int64 longest_wait_ms = int64{24} * 3600 * 1000;
-constexpr int fewest_looked_at = 16;  // of heartbeats: the first may be of tasks that are executing, or of leases that have ended
+constexpr int fewest_looked_at = 16;  // of heartbeats: the first may be of tasks that are
+                                      // executing, or of leases that have ended
 
-// Before this snapshot `full` is set, and taken back when there are places: one that becomes free meanwhile takes it back as well.
-pg::statement queue_of("SELECT q.id FROM underway_internal.queue q WHERE q.name = $1 AND q.dropped_at IS NULL", TEXTOID);
-pg::statement dequeue_from("SELECT * FROM underway_internal.dequeue_from(CAST($1 AS oid), $2, $3, $4)", OIDOID, TEXTOID, INT4OID,
-                           TEXTOID);
-pg::statement begin_leases("SELECT * FROM underway_internal.begin_leases($1, $2)", INT4OID, UUIDARRAYOID);
-pg::statement reclaim_stale("SELECT reclaimed FROM underway_internal.reclaim_stale($1, $2, $3)", INT4OID, INT4OID, INT4OID);
+// Before this snapshot `full` is set, and taken back when there are places: one that becomes free
+// meanwhile takes it back as well.
+pg::statement queue_of(
+    "SELECT q.id FROM underway_internal.queue q WHERE q.name = $1 AND q.dropped_at IS NULL",
+    TEXTOID);
+pg::statement dequeue_from(
+    "SELECT * FROM underway_internal.dequeue_from(CAST($1 AS oid), $2, $3, $4)", OIDOID, TEXTOID,
+    INT4OID, TEXTOID);
+pg::statement begin_leases("SELECT * FROM underway_internal.begin_leases($1, $2)", INT4OID,
+                           UUIDARRAYOID);
+pg::statement reclaim_stale("SELECT reclaimed FROM underway_internal.reclaim_stale($1, $2, $3)",
+                            INT4OID, INT4OID, INT4OID);
 
 // One row of the result: a task and the end of its time.
-void put(Tuplestorestate* store, TupleDesc descriptor, const claimed_task& t, TimestampTz deadline) {
-  Datum values[9] = {UUIDPGetDatum(&t.id), Int32GetDatum(t.attempt), UUIDPGetDatum(&t.lease), JsonbPGetDatum(t.input),
-                     JsonbPGetDatum(t.headers), 0, 0, BoolGetDatum(t.last_attempt), TimestampTzGetDatum(deadline)};
+void put(Tuplestorestate* store, TupleDesc descriptor, const claimed_task& t,
+         TimestampTz deadline) {
+  Datum values[9] = {UUIDPGetDatum(&t.id),
+                     Int32GetDatum(t.attempt),
+                     UUIDPGetDatum(&t.lease),
+                     JsonbPGetDatum(t.input),
+                     JsonbPGetDatum(t.headers),
+                     0,
+                     0,
+                     BoolGetDatum(t.last_attempt),
+                     TimestampTzGetDatum(deadline)};
   bool nulls[9] = {false, false, false, false, t.headers == nullptr, true, true, false, false};
   tuplestore_putvalues(store, descriptor, values, nulls);
 }
@@ -75,14 +90,17 @@ struct source {
 };
 
 // Claims from every priority that may have something due; returns how many tasks there are now.
-int claim_from(const source& from, const char* worker, int n, int wanted, claimed_task* tasks, MemoryContext memory) {
+int claim_from(const source& from, const char* worker, int n, int wanted, claimed_task* tasks,
+               MemoryContext memory) {
   for (int p = 0; p < priorities && n < wanted; p++) {
     TimestampTz due = DT_NOEND;
     if (from.entry->earliest > clock_now()) {
       break;
     }
     if (lane_is_due(from.entry, p, clock_now(), &due)) {
-      n += claim_tasks({from.entry, from.queue_id, &from.ttl, from.max_attempts, worker, -1}, p, wanted - n, memory, tasks + n).count;
+      n += claim_tasks({from.entry, from.queue_id, &from.ttl, from.max_attempts, worker, -1}, p,
+                       wanted - n, memory, tasks + n)
+               .count;
     }
   }
   return n;
@@ -98,7 +116,8 @@ UNDERWAY_ENTRY(underway_dequeue) {
   });
   pg::as_owner owner(false);
   source from;
-  const pg::value args[4] = {pg::of_oid(caller), pg::of_datum(fcinfo->args[0].value, fcinfo->args[0].isnull),
+  const pg::value args[4] = {pg::of_oid(caller),
+                             pg::of_datum(fcinfo->args[0].value, fcinfo->args[0].isnull),
                              pg::of_datum(fcinfo->args[1].value, fcinfo->args[1].isnull),
                              pg::of_datum(fcinfo->args[2].value, fcinfo->args[2].isnull)};
   queue_of.run(&args[1], [&from](const pg::row& r) { from.queue_id = r.int4(1); });
@@ -121,21 +140,26 @@ UNDERWAY_ENTRY(underway_dequeue) {
   if (from.entry != nullptr && from.places != 0) {
     from.entry->full = false;
   }
-  const int wanted = from.places < 0 ? PG_GETARG_INT32(1) : std::min(PG_GETARG_INT32(1), from.places);
+  const int wanted =
+      from.places < 0 ? PG_GETARG_INT32(1) : std::min(PG_GETARG_INT32(1), from.places);
   if (wanted == 0 || from.entry == nullptr) {
     return Datum{0};
   }
   MemoryContext memory = CurrentMemoryContext;
   char* worker = nullptr;
   auto tasks = static_cast<claimed_task*>(pg::call([&] {
-    worker = PG_ARGISNULL(2) ? psprintf("external worker (pid %d)", MyProcPid) : text_to_cstring(PG_GETARG_TEXT_PP(2));
+    worker = PG_ARGISNULL(2) ? psprintf("external worker (pid %d)", MyProcPid)
+                             : text_to_cstring(PG_GETARG_TEXT_PP(2));
     return palloc0(sizeof(claimed_task) * static_cast<Size>(wanted));
   }));
   int n = claim_from(from, worker, 0, wanted, tasks, memory);
   if (n < wanted) {
-    // As in the origin: who finds nothing looks whether somebody else's work is stale. Bounded, by an index.
+    // As in the origin: who finds nothing looks whether somebody else's work is stale. Bounded, by
+    // an index.
     int64 reclaimed = 0;
-    const pg::value which[3] = {pg::of(from.queue_id), pg::of(std::max(wanted - n, fewest_looked_at)), pg::of(settings::max_crashes)};
+    const pg::value which[3] = {pg::of(from.queue_id),
+                                pg::of(std::max(wanted - n, fewest_looked_at)),
+                                pg::of(settings::max_crashes)};
     reclaim_stale.run(which, [&reclaimed](const pg::row& r) { reclaimed = r.int8(1); });
     if (reclaimed > 0) {
       lower_to_now(from.entry);
@@ -215,12 +239,14 @@ void take_place(const int* queues, int count) {
   }
   LWLockRelease(registry_lock);
   if (my_place == nullptr) {
-    ereport(ERROR, (errcode(ERRCODE_TOO_MANY_CONNECTIONS), errmsg("too many sessions wait for work"),
-                    errhint("There is room for max_connections and max_worker_processes of them.")));
+    ereport(ERROR,
+            (errcode(ERRCODE_TOO_MANY_CONNECTIONS), errmsg("too many sessions wait for work"),
+             errhint("There is room for max_connections and max_worker_processes of them.")));
   }
 }
 
-// The number in the list of a queue that may have something due, or -1; and when to look again if nobody says anything.
+// The number in the list of a queue that may have something due, or -1; and when to look again if
+// nobody says anything.
 int look(queue_entry* const* entries, int count, TimestampTz* next) noexcept {
   const TimestampTz now = clock_now();
   for (int i = 0; i < count; i++) {
@@ -252,17 +278,22 @@ UNDERWAY_ENTRY(underway_wait_for_work) {
     require_top_level(fcinfo, "wait_for_work", "");
     names = PG_ARGISNULL(0) ? nullptr : PG_GETARG_ARRAYTYPE_P_COPY(0);
     count = names == nullptr ? 0 : ArrayGetNItems(ARR_NDIM(names), ARR_DIMS(names));
-    if (count < 1 || count > work_waiter::max_queues || ARR_NDIM(names) > 1 || array_contains_nulls(names)) {
-      ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("queues must name 1 to %d queues", work_waiter::max_queues),
+    if (count < 1 || count > work_waiter::max_queues || ARR_NDIM(names) > 1 ||
+        array_contains_nulls(names)) {
+      ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                      errmsg("queues must name 1 to %d queues", work_waiter::max_queues),
                       errhint("For example: CALL underway.wait_for_work('{emails}');")));
     }
-    end = GetCurrentTimestamp() + checked_timeout(PG_ARGISNULL(1) ? nullptr : PG_GETARG_INTERVAL_P(1), longest_wait_ms) * 1000;
+    end = GetCurrentTimestamp() +
+          checked_timeout(PG_ARGISNULL(1) ? nullptr : PG_GETARG_INTERVAL_P(1), longest_wait_ms) *
+              1000;
     SPI_connect_ext(SPI_OPT_NONATOMIC);
   });
   {
-    static pg::statement find("SELECT q.id FROM unnest($2) WITH ORDINALITY u(name, n),"
-                              " underway_internal.external_queue(CAST($1 AS oid), u.name) q ORDER BY u.n",
-                              OIDOID, TEXTARRAYOID);
+    static pg::statement find(
+        "SELECT q.id FROM unnest($2) WITH ORDINALITY u(name, n),"
+        " underway_internal.external_queue(CAST($1 AS oid), u.name) q ORDER BY u.n",
+        OIDOID, TEXTARRAYOID);
     pg::as_owner owner(false);
     const pg::value args[2] = {pg::of_oid(caller), pg::of_datum(PointerGetDatum(names), false)};
     int n = 0;
@@ -278,8 +309,10 @@ UNDERWAY_ENTRY(underway_wait_for_work) {
     for (int i = 0; i < count; i++) {
       entries[i] = find_queue_entry(MyDatabaseId, ids[i], true);
       if (entries[i] == nullptr) {
-        ereport(ERROR, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED), errmsg("no room in shared memory for one more queue"),
-                        errhint("Raise underway.max_queues (now %d) and restart the server.", shared->queues_size)));
+        ereport(ERROR, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+                        errmsg("no room in shared memory for one more queue"),
+                        errhint("Raise underway.max_queues (now %d) and restart the server.",
+                                shared->queues_size)));
       }
     }
   });
@@ -290,7 +323,8 @@ UNDERWAY_ENTRY(underway_wait_for_work) {
       for (;;) {
         my_place->told = false;
         TimestampTz until = DT_NOBEGIN;
-        // Published before the last look, which must not find an earlier time: who makes something due before it wakes us then.
+        // Published before the last look, which must not find an earlier time: who makes something
+        // due before it wakes us then.
         for (TimestampTz next = end; next != until;) {
           until = next;
           my_place->until = until;
@@ -312,8 +346,8 @@ UNDERWAY_ENTRY(underway_wait_for_work) {
     leave_place();  // cancelled: nobody sleeps here any more, to be told of work
     throw;
   }
-  // Told until it looks again: a client that dies before it dequeues passes the news on. One that was told again while it looked
-  // does so now, since it takes up one thing only.
+  // Told until it looks again: a client that dies before it dequeues passes the news on. One that
+  // was told again while it looked does so now, since it takes up one thing only.
   if (found < 0) {
     leave_place();
   } else if (my_place->told.exchange(true)) {
@@ -350,12 +384,14 @@ UNDERWAY_ENTRY(underway_lock_places) {
 UNDERWAY_ENTRY(underway_check_lease_now) {
   static pg::statement check("SELECT underway_internal.check_lease($1)", UUIDOID);
   const pg::value lease = pg::of(PG_GETARG_UUID_P(0));
-  check.run(&lease, [](const pg::row&) {}, true);
+  check.run(
+      &lease, [](const pg::row&) {}, true);
   PG_RETURN_BOOL(true);
 }
 
 UNDERWAY_ENTRY(underway_is_ours) {
-  PG_RETURN_BOOL(pg::call([fcinfo] { return TransactionIdIsCurrentTransactionId(PG_GETARG_TRANSACTIONID(0)); }));
+  PG_RETURN_BOOL(pg::call(
+      [fcinfo] { return TransactionIdIsCurrentTransactionId(PG_GETARG_TRANSACTIONID(0)); }));
 }
 
 // The launcher says, or a client that was faster.

@@ -1,6 +1,6 @@
-// External workers: clients that dequeue by SQL, and those that sleep until there is something to dequeue.
-// Runs in: any backend. Error discipline: entries are boundaries; wake_external is noexcept.
-// Invariant: as in await.hpp: register, look, sleep; commit, look at who is registered.
+// External workers: clients that dequeue by SQL, and those that sleep until there is something to
+// dequeue. Runs in: any backend. Error discipline: entries are boundaries; wake_external is
+// noexcept. Invariant: as in await.hpp: register, look, sleep; commit, look at who is registered.
 #pragma once
 
 #include "shared.hpp"
@@ -19,7 +19,8 @@ struct work_waiter {
 
 // Wakes up to `wanted` of those who wait for the queue (0: for any).
 void wake_external(Oid database, int queue_id, int wanted) noexcept;
-// Wakes those who wait for the queue and sleep longer than until `at` (of the test clock): they set their timers anew.
+// Wakes those who wait for the queue and sleep longer than until `at` (of the test clock): they set
+// their timers anew.
 void wake_later_than(Oid database, int queue_id, TimestampTz at) noexcept;
 
 }  // namespace underway

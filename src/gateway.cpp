@@ -1,7 +1,8 @@
-// The gateway: what nearly every public function is. Takes the caller's id, becomes the extension's owner, and calls the function
-// of the same name in underway_internal, with the caller in front of the arguments.
-// Runs in: any backend. Error discipline: a boundary; the internals' CONTEXT lines are taken off, they are of no use to a caller.
-// Invariant: the identity is the caller's again on every way out.
+// The gateway: what nearly every public function is. Takes the caller's id, becomes the extension's
+// owner, and calls the function of the same name in underway_internal, with the caller in front of
+// the arguments. Runs in: any backend. Error discipline: a boundary; the internals' CONTEXT lines
+// are taken off, they are of no use to a caller. Invariant: the identity is the caller's again on
+// every way out.
 #include "entry.hpp"
 #include "pg/identity.hpp"
 #include "pg/statement.hpp"
@@ -40,12 +41,14 @@ Oid find_internal(Oid public_function) {
   }
   oidvector* signature = buildoidvector(types, form->pronargs + 1);
   const Oid schema = get_namespace_oid("underway_internal", false);
-  const Oid found = GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid, CStringGetDatum(NameStr(form->proname)),
-                                    PointerGetDatum(signature), ObjectIdGetDatum(schema));
+  const Oid found =
+      GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid, CStringGetDatum(NameStr(form->proname)),
+                      PointerGetDatum(signature), ObjectIdGetDatum(schema));
   if (!OidIsValid(found)) {
-    ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-                    errmsg("the library underway has no counterpart for %s", NameStr(form->proname)),
-                    errhint("ALTER EXTENSION underway UPDATE;")));
+    ereport(ERROR,
+            (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+             errmsg("the library underway has no counterpart for %s", NameStr(form->proname)),
+             errhint("ALTER EXTENSION underway UPDATE;")));
   }
   ReleaseSysCache(tuple);
   return found;
@@ -84,11 +87,12 @@ UNDERWAY_ENTRY(underway_gateway) {
   pg::as_owner owner(false);
   try {
     return pg::call([fcinfo, caller] {
-      // A copy: PL/pgSQL keeps its state in it, and a recursive call must not meet that of the outer one.
+      // A copy: PL/pgSQL keeps its state in it, and a recursive call must not meet that of the
+      // outer one.
       FmgrInfo flinfo = target_of(fcinfo->flinfo->fn_oid)->call;
       LOCAL_FCINFO(inner, FUNC_MAX_ARGS);
-      InitFunctionCallInfoData(*inner, &flinfo, static_cast<short>(fcinfo->nargs + 1), fcinfo->fncollation, nullptr,
-                               fcinfo->resultinfo);
+      InitFunctionCallInfoData(*inner, &flinfo, static_cast<short>(fcinfo->nargs + 1),
+                               fcinfo->fncollation, nullptr, fcinfo->resultinfo);
       inner->args[0].value = ObjectIdGetDatum(caller);
       inner->args[0].isnull = false;
       for (int n = 0; n < fcinfo->nargs; n++) {

@@ -9,7 +9,8 @@ namespace {
 bool is_transition(Oid type) {
   const Oid schema = get_namespace_oid("underway", true);
   return OidIsValid(schema) &&
-         type == GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum("transition"), ObjectIdGetDatum(schema));
+         type == GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum("transition"),
+                                 ObjectIdGetDatum(schema));
 }
 
 bool has_out_argument(HeapTuple tuple) {
@@ -53,8 +54,8 @@ namespace {
 Oid look_up(Oid schema, const char* name, bool takes_input) {
   const Oid type = JSONBOID;
   oidvector* signature = buildoidvector(&type, takes_input ? 1 : 0);
-  return GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid, CStringGetDatum(name), PointerGetDatum(signature),
-                         ObjectIdGetDatum(schema));
+  return GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid, CStringGetDatum(name),
+                         PointerGetDatum(signature), ObjectIdGetDatum(schema));
 }
 
 }  // namespace
@@ -65,7 +66,8 @@ Oid find_handler(const char* schema, const char* name, bool takes_input) {
     return InvalidOid;
   }
   const Oid function = look_up(schema_oid, name, takes_input);
-  HeapTuple tuple = OidIsValid(function) ? SearchSysCache1(PROCOID, ObjectIdGetDatum(function)) : nullptr;
+  HeapTuple tuple =
+      OidIsValid(function) ? SearchSysCache1(PROCOID, ObjectIdGetDatum(function)) : nullptr;
   if (!HeapTupleIsValid(tuple)) {
     return InvalidOid;
   }
@@ -83,7 +85,8 @@ void handler::prepare(Oid function) {
   // The plan is made from text: a function that was renamed or moved needs another one.
   const char* schema = get_namespace_name(form->pronamespace);
   if (plan_ != nullptr) {
-    if (function == function_ && strcmp(schema_, schema) == 0 && strcmp(name_, NameStr(form->proname)) == 0) {
+    if (function == function_ && strcmp(schema_, schema) == 0 &&
+        strcmp(name_, NameStr(form->proname)) == 0) {
       ReleaseSysCache(tuple);
       return;
     }
@@ -94,7 +97,8 @@ void handler::prepare(Oid function) {
   strlcpy(name_, NameStr(form->proname), sizeof name_);
   procedure_ = form->prokind == PROKIND_PROCEDURE;
   takes_input_ = form->pronargs == 1;
-  const bool as_it_is = form->prorettype == JSONBOID || form->prorettype == VOIDOID || is_transition(form->prorettype);
+  const bool as_it_is = form->prorettype == JSONBOID || form->prorettype == VOIDOID ||
+                        is_transition(form->prorettype);
   kind_ = procedure_ || form->prorettype == VOIDOID ? kind::nothing
           : is_transition(form->prorettype)         ? kind::transition
                                                     : kind::jsonb;
@@ -116,7 +120,8 @@ void handler::prepare(Oid function) {
   CachedPlanSource* plan = CreateCachedPlan(raw, sql.data, CreateCommandTag(raw->stmt));
   PushActiveSnapshot(GetTransactionSnapshot());
   List* queries = pg_analyze_and_rewrite_fixedparams(raw, sql.data, &type, 1, nullptr);
-  CompleteCachedPlan(plan, queries, nullptr, &type, 1, nullptr, nullptr, CURSOR_OPT_PARALLEL_OK, true);
+  CompleteCachedPlan(plan, queries, nullptr, &type, 1, nullptr, nullptr, CURSOR_OPT_PARALLEL_OK,
+                     true);
   PopActiveSnapshot();
   SaveCachedPlan(plan);
   plan_ = plan;
@@ -166,8 +171,9 @@ void take_transition(HeapTupleHeader tuple, MemoryContext to, result* r) {
     const Datum error = GetAttributeByName(tuple, "error", &null);
     r->error = MemoryContextStrdup(to, null ? "gave up" : TextDatumGetCString(error));
   } else {
-    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("unknown transition \"%s\"", name),
-                    errhint("Return underway.again(...) or underway.give_up(...).")));
+    ereport(ERROR,
+            (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("unknown transition \"%s\"", name),
+             errhint("Return underway.again(...) or underway.give_up(...).")));
   }
 }
 
@@ -191,7 +197,8 @@ bool ignore(TupleTableSlot*, DestReceiver*) { return true; }
 }  // namespace
 
 result handler::run(Jsonb* input, MemoryContext results, bool* begun) {
-  // As exec_bind_message and exec_execute_message do: a top-level statement, so that a procedure may commit.
+  // As exec_bind_message and exec_execute_message do: a top-level statement, so that a procedure
+  // may commit.
   result r;
   Portal portal = CreatePortal("", true, true);
   portal->visible = false;
@@ -209,8 +216,11 @@ result handler::run(Jsonb* input, MemoryContext results, bool* begun) {
   *begun = true;
   PortalStart(portal, params, 0, InvalidSnapshot);
   MemoryContextSwitchTo(old);
-  catcher c = {{kind_ == kind::nothing ? ignore : receive, start_up, shut_down, shut_down, DestNone},
-               kind_ == kind::transition, results, &r};
+  catcher c = {
+      {kind_ == kind::nothing ? ignore : receive, start_up, shut_down, shut_down, DestNone},
+      kind_ == kind::transition,
+      results,
+      &r};
   (void)pg::portal_run(portal, &c.receiver, nullptr);
   PortalDrop(portal, false);
   return r;

@@ -1,13 +1,15 @@
-// A handler: the SQL function or procedure that a queue runs for each task. Finding it, and running it.
-// Runs in: backends (resolve, find) and workers (run). Error discipline: server code, called inside pg::call, unless noted.
-// Invariant: stored by schema, name and types, found again by them; run as a top-level statement of the session's user.
+// A handler: the SQL function or procedure that a queue runs for each task. Finding it, and running
+// it. Runs in: backends (resolve, find) and workers (run). Error discipline: server code, called
+// inside pg::call, unless noted. Invariant: stored by schema, name and types, found again by them;
+// run as a top-level statement of the session's user.
 #pragma once
 
 #include "pg/error.hpp"
 
 namespace underway {
 
-// The oid by exact schema, name and argument types, or InvalidOid when there is none, or none that can be a handler.
+// The oid by exact schema, name and argument types, or InvalidOid when there is none, or none that
+// can be a handler.
 Oid find_handler(const char* schema, const char* name, bool takes_input);
 
 // Why the function of this row of pg_proc cannot be a handler, or null.
@@ -17,10 +19,10 @@ enum class action { done, again, give_up };
 
 struct result {
   action what = action::done;
-  Jsonb* output = nullptr;     // in the context that run was called with
-  Jsonb* input = nullptr;      // again
-  Interval delay = {};         // again
-  const char* error = nullptr; // give_up
+  Jsonb* output = nullptr;      // in the context that run was called with
+  Jsonb* input = nullptr;       // again
+  Interval delay = {};          // again
+  const char* error = nullptr;  // give_up
 };
 
 // Prepared once for each function; found again when it was changed. May raise.
@@ -28,7 +30,8 @@ class handler {
  public:
   Oid function() const noexcept { return function_; }
   bool is_procedure() const noexcept { return procedure_; }
-  // Looks the function up and analyses the call, as the session's user. Raises what the server raises.
+  // Looks the function up and analyses the call, as the session's user. Raises what the server
+  // raises.
   void prepare(Oid function);
   // begun: set once the handler was found.
   result run(Jsonb* input, MemoryContext results, bool* begun);

@@ -28,11 +28,13 @@ int holds_count = 0;
 constexpr int patience_ms = 5000;
 constexpr int grace_ms = 100;
 
-// Ends our processes in the database, and waits until they are gone. Who has nothing in hand sees the hold and leaves by himself.
+// Ends our processes in the database, and waits until they are gone. Who has nothing in hand sees
+// the hold and leaves by himself.
 void end_processes(Oid database, database_entry* db) {
   auto seen = static_cast<int*>(palloc(sizeof(int) * static_cast<Size>(shared->slots_size + 1)));
   int seen_count = 0;
-  // The server's own check for others waits up to 5 s as well (procarray.c, CountOtherDBBackends); after that it names them.
+  // The server's own check for others waits up to 5 s as well (procarray.c, CountOtherDBBackends);
+  // after that it names them.
   for (int waited = 0; waited < patience_ms; waited += 5) {
     (void)wake_idle(database, InvalidOid, shared->slots_size);
     poke_coordinator(db);
@@ -58,7 +60,8 @@ void end_processes(Oid database, database_entry* db) {
         end(pid, slot->running);
       }
     }
-    // They have let go of their slots; the server's check counts them until they are off its list too.
+    // They have let go of their slots; the server's check counts them until they are off its list
+    // too.
     for (int n = 0; n < seen_count && !alive; n++) {
       alive = BackendPidGetProc(seen[n]) != nullptr;
     }
@@ -116,7 +119,8 @@ void let_go_of_subtransaction(SubXactEvent event, SubTransactionId mine, SubTran
 
 bool may_create_databases() {
   HeapTuple tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
-  const bool may = HeapTupleIsValid(tuple) && reinterpret_cast<Form_pg_authid>(GETSTRUCT(tuple))->rolcreatedb;
+  const bool may =
+      HeapTupleIsValid(tuple) && reinterpret_cast<Form_pg_authid>(GETSTRUCT(tuple))->rolcreatedb;
   if (HeapTupleIsValid(tuple)) {
     ReleaseSysCache(tuple);
   }
@@ -139,6 +143,9 @@ void hold_if_allowed(const char* name, bool needs_createdb, bool for_copy) {
   if (!OidIsValid(database) || (needs_createdb && !may_create_databases())) {
     return;
   }
+  if (database == MyDatabaseId && !for_copy) {
+    return;  // refused whatever we do, and who asks may be one of ours
+  }
   if (pg::owns_database(database, GetUserId()) || (for_copy && is_template(database))) {
     hold_until_end(database);
   }
@@ -156,8 +163,10 @@ void before_create_database(const CreatedbStmt* statement) {
   hold_if_allowed(source, true, true);
 }
 
-// Our own statements lock queue before task before the rest; a DROP locks in the order of dependencies. So that neither waits for the
-// other in a circle, a DROP takes the two first. Cascades do not come here; they are rare and the deadlock is resolved for them.
+// Whatever runs as the extension's owner locks the table queue before anything else (identity.cpp).
+// A DROP locks in the order of dependencies; so that neither waits for the other in a circle, it
+// takes that one first. Cascades do not come here; they are rare and the deadlock is resolved for
+// them.
 void before_drop_extension(const DropStmt* statement) {
   ListCell* cell = nullptr;
   foreach (cell, statement->objects) {
@@ -166,19 +175,24 @@ void before_drop_extension(const DropStmt* statement) {
     }
     const Oid extension = pg::extension_oid();
     const Oid schema = get_namespace_oid("underway_internal", true);
-    if (!OidIsValid(extension) || !OidIsValid(schema) || !pg::owns_extension(extension, GetUserId())) {
+    if (!OidIsValid(extension) || !OidIsValid(schema) ||
+        !pg::owns_extension(extension, GetUserId())) {
       continue;
     }
-    for (const char* table : {"queue", "task"}) {
-      const Oid relation = get_relname_relid(table, schema);
-      if (OidIsValid(relation)) {
-        LockRelationOid(relation, AccessExclusiveLock);
-      }
+    const Oid relation = get_relname_relid("queue", schema);
+    if (OidIsValid(relation)) {
+      LockRelationOid(relation, AccessExclusiveLock);
     }
   }
 }
 
-void before_utility(const Node* statement) {
+// Statements that cannot run in a transaction block or a function are refused there, with nothing
+// to be held for them.
+bool runs_alone(ProcessUtilityContext context) {
+  return context == PROCESS_UTILITY_TOPLEVEL && !IsTransactionBlock();
+}
+
+void before_utility(const Node* statement, ProcessUtilityContext context) {
   switch (nodeTag(statement)) {
     case T_RenameStmt: {
       auto rename = reinterpret_cast<const RenameStmt*>(statement);
@@ -191,14 +205,16 @@ void before_utility(const Node* statement) {
       auto alter = reinterpret_cast<const AlterDatabaseStmt*>(statement);
       ListCell* cell = nullptr;
       foreach (cell, alter->options) {
-        if (strcmp(lfirst_node(DefElem, cell)->defname, "tablespace") == 0) {
+        if (runs_alone(context) && strcmp(lfirst_node(DefElem, cell)->defname, "tablespace") == 0) {
           hold_if_allowed(alter->dbname, false, false);
         }
       }
       break;
     }
     case T_CreatedbStmt:
-      before_create_database(reinterpret_cast<const CreatedbStmt*>(statement));
+      if (runs_alone(context)) {
+        before_create_database(reinterpret_cast<const CreatedbStmt*>(statement));
+      }
       break;
     case T_DropStmt: {
       auto drop = reinterpret_cast<const DropStmt*>(statement);
@@ -242,9 +258,11 @@ void after_utility(const Node* statement) {
   }
 }
 
-void utility(PlannedStmt* planned, const char* query, bool read_only, ProcessUtilityContext context, ParamListInfo params,
-             QueryEnvironment* environment, DestReceiver* dest, QueryCompletion* completion) {
-  // COMMIT PREPARED ends the transaction and may free the statement's tree with it: looked at before.
+void utility(PlannedStmt* planned, const char* query, bool read_only, ProcessUtilityContext context,
+             ParamListInfo params, QueryEnvironment* environment, DestReceiver* dest,
+             QueryCompletion* completion) {
+  // COMMIT PREPARED ends the transaction and may free the statement's tree with it: looked at
+  // before.
   Node* const statement = planned->utilityStmt;
   TransactionStmt ended = {};
   const bool is_transaction = IsA(statement, TransactionStmt);
@@ -252,12 +270,15 @@ void utility(PlannedStmt* planned, const char* query, bool read_only, ProcessUti
     ended = *reinterpret_cast<TransactionStmt*>(statement);
   }
   if (shared != nullptr) {
-    pg::boundary([statement] { pg::call([statement] { before_utility(statement); }); });
+    pg::boundary([statement, context] {
+      pg::call([statement, context] { before_utility(statement, context); });
+    });
   }
   if (earlier_utility != nullptr) {
     earlier_utility(planned, query, read_only, context, params, environment, dest, completion);
   } else {
-    standard_ProcessUtility(planned, query, read_only, context, params, environment, dest, completion);
+    standard_ProcessUtility(planned, query, read_only, context, params, environment, dest,
+                            completion);
   }
   if (shared != nullptr) {
     const Node* after = is_transaction ? reinterpret_cast<Node*>(&ended) : statement;
@@ -271,7 +292,8 @@ void object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub
   if (earlier_object_access != nullptr) {
     earlier_object_access(access, class_id, object_id, sub_id, arg);
   }
-  if (shared == nullptr || (access != OAT_POST_CREATE && access != OAT_POST_ALTER && access != OAT_DROP)) {
+  if (shared == nullptr ||
+      (access != OAT_POST_CREATE && access != OAT_POST_ALTER && access != OAT_DROP)) {
     return;
   }
   switch (class_id) {
@@ -294,7 +316,7 @@ void object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub
     case DatabaseRelationId:
       if (access == OAT_POST_CREATE) {
         note_database_changed(object_id);  // perhaps a copy of one that has the extension
-      } else if (access == OAT_DROP) {
+      } else if (access == OAT_DROP && object_id != MyDatabaseId) {
         // After the owner check and before that for other sessions (dbcommands.c, dropdb).
         pg::boundary([object_id] { pg::call([object_id] { hold_until_end(object_id); }); });
       }

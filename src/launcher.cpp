@@ -30,7 +30,8 @@ void leave(int, Datum) {
 
 bool can_be_served(Form_pg_database form) { return form->datallowconn && !form->datistemplate; }
 
-// Any database may have the extension; a coordinator connects and finds out. Templates have no work of their own.
+// Any database may have the extension; a coordinator connects and finds out. Templates have no work
+// of their own.
 void find_databases() {
   pg::transaction tx(pg::transaction::kind::ours);
   pg::call([] {
@@ -44,8 +45,11 @@ void find_databases() {
       }
       database_entry* db = find_database(form->oid, true);
       if (db == nullptr) {
-        ereport(WARNING, (errmsg("underway: no room for database \"%s\": its background work does not run", NameStr(form->datname)),
-                          errhint("Raise underway.max_databases (now %d) and restart the server.", shared->databases_size)));
+        ereport(WARNING,
+                (errmsg("underway: no room for database \"%s\": its background work does not run",
+                        NameStr(form->datname)),
+                 errhint("Raise underway.max_databases (now %d) and restart the server.",
+                         shared->databases_size)));
       } else if (db->coordinator_pid == 0) {
         db->wanted = true;
       }
@@ -56,16 +60,19 @@ void find_databases() {
   tx.commit();
 }
 
-// A scan of the table, since a process without a database may have no access to its indexes (relcache.c).
+// A scan of the table, since a process without a database may have no access to its indexes
+// (relcache.c).
 bool is_served(Oid database) {
   pg::transaction tx(pg::transaction::kind::ours);
   const bool served = pg::call([database] {
     Relation rel = table_open(DatabaseRelationId, AccessShareLock);
     ScanKeyData key;
-    ScanKeyInit(&key, Anum_pg_database_oid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(database));
+    ScanKeyInit(&key, Anum_pg_database_oid, BTEqualStrategyNumber, F_OIDEQ,
+                ObjectIdGetDatum(database));
     TableScanDesc scan = table_beginscan_catalog(rel, 1, &key);
     HeapTuple tuple = heap_getnext(scan, ForwardScanDirection);
-    const bool found = HeapTupleIsValid(tuple) && can_be_served(reinterpret_cast<Form_pg_database>(GETSTRUCT(tuple)));
+    const bool found = HeapTupleIsValid(tuple) &&
+                       can_be_served(reinterpret_cast<Form_pg_database>(GETSTRUCT(tuple)));
     table_endscan(scan);
     table_close(rel, AccessShareLock);
     return found;
@@ -176,10 +183,12 @@ void start_coordinators(TimestampTz* next) {
 }
 
 void run() {
-  MemoryContext loop = pg::call([] { return AllocSetContextCreate(TopMemoryContext, "underway launcher", ALLOCSET_DEFAULT_SIZES); });
+  MemoryContext loop = pg::call([] {
+    return AllocSetContextCreate(TopMemoryContext, "underway launcher", ALLOCSET_DEFAULT_SIZES);
+  });
   handles = static_cast<BackgroundWorkerHandle**>(pg::call([] {
-    return MemoryContextAllocZero(TopMemoryContext,
-                                  sizeof(BackgroundWorkerHandle*) * static_cast<Size>(shared->databases_size));
+    return MemoryContextAllocZero(TopMemoryContext, sizeof(BackgroundWorkerHandle*) *
+                                                        static_cast<Size>(shared->databases_size));
   }));
   find_databases();
   for (;;) {

@@ -14,7 +14,8 @@ bool before(const row_key& a, const row_key& b) noexcept {
 namespace {
 
 int* bucket_of(Oid database, int queue_id) noexcept {
-  const uint32 hash = hash_combine(murmurhash32(database), murmurhash32(static_cast<uint32>(queue_id)));
+  const uint32 hash =
+      hash_combine(murmurhash32(database), murmurhash32(static_cast<uint32>(queue_id)));
   return shared->buckets() + hash % static_cast<uint32>(shared->buckets_size);
 }
 
@@ -140,8 +141,7 @@ void mark_made(Oid database, int queue_id) noexcept {
 
 namespace {
 
-template <class F>
-void for_each_made(F&& f) noexcept {
+template <class F> void for_each_made(F&& f) noexcept {
   LWLockAcquire(registry_lock, LW_EXCLUSIVE);
   for (int n = 0; n < shared->queues_size; n++) {
     queue_entry* q = shared->queues() + n;
@@ -184,8 +184,8 @@ scan begin_scan(queue_entry* q, int queue_id, int priority) noexcept {
   return s;
 }
 
-void end_scan(queue_entry* q, const scan& s, int priority, const row_key* last, bool exhausted, TimestampTz scanned_at,
-              TimestampTz next_due) noexcept {
+void end_scan(queue_entry* q, const scan& s, int priority, const row_key* last, bool exhausted,
+              TimestampTz scanned_at, TimestampTz next_due) noexcept {
   SpinLockAcquire(&q->mutex);
   lane& l = q->lanes[priority];
   if (s.epoch != q->epoch || (s.place < 0 && s.changes != l.changes)) {
@@ -203,7 +203,8 @@ void end_scan(queue_entry* q, const scan& s, int priority, const row_key* last, 
     mark = low;
   }
   due = std::min(due, low.run_at);
-  // Two scans end in any order: the mark only rises here, and next_due only rises with a scan that saw everything.
+  // Two scans end in any order: the mark only rises here, and next_due only rises with a scan that
+  // saw everything.
   if (before(l.mark, mark)) {
     l.mark = mark;
   }

@@ -1,5 +1,5 @@
-// The SQL side of wake.hpp and marks.hpp: what internal functions call when they change a task or a queue.
-// Runs in: any backend, as the extension's owner. Error discipline: boundaries.
+// The SQL side of wake.hpp and marks.hpp: what internal functions call when they change a task or a
+// queue. Runs in: any backend, as the extension's owner. Error discipline: boundaries.
 #include "entry.hpp"
 #include "wake.hpp"
 
@@ -60,7 +60,8 @@ UNDERWAY_ENTRY(underway_finished) {
   pg::call([fcinfo] {
     Datum* ids = nullptr;
     int n = 0;
-    deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), UUIDOID, UUID_LEN, false, TYPALIGN_CHAR, &ids, nullptr, &n);
+    deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), UUIDOID, UUID_LEN, false, TYPALIGN_CHAR, &ids,
+                      nullptr, &n);
     for (int i = 0; i < n; i++) {
       note_finished(DatumGetUUIDP(ids[i]), 1);
     }

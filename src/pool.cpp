@@ -42,9 +42,10 @@ void retire(worker_slot* slot, TimestampTz now) noexcept {
   (void)wake_idle(slot->database, slot->role, shared->slots_size);
 }
 
-// A worker that has nothing to do leaves, wherever it is (database InvalidOid; else there); without one the worker that has been there
-// longest, of the largest pool with more than `than` workers, at the next end of a task. One at a time is asked, and of those that
-// have work none before its turn is over. Returns when to ask again.
+// A worker that has nothing to do leaves, wherever it is (database InvalidOid; else there); without
+// one the worker that has been there longest, of the largest pool with more than `than` workers, at
+// the next end of a task. One at a time is asked, and of those that have work none before its turn
+// is over. Returns when to ask again.
 TimestampTz ask_to_give_way(int than, Oid database) noexcept {
   const TimestampTz now = GetCurrentTimestamp();
   worker_slot* best = nullptr;
@@ -52,7 +53,8 @@ TimestampTz ask_to_give_way(int than, Oid database) noexcept {
   for (int n = 0; n < shared->slots_size; n++) {
     worker_slot* slot = slot_at(n);
     const slot_state state = slot->state;
-    if (state == slot_state::free || state == slot_state::dead || (OidIsValid(database) && slot->database != database)) {
+    if (state == slot_state::free || state == slot_state::dead ||
+        (OidIsValid(database) && slot->database != database)) {
       continue;
     }
     if (slot->retire) {
@@ -67,7 +69,8 @@ TimestampTz ask_to_give_way(int than, Oid database) noexcept {
     }
     const worker_counts counts = count_workers(slot->database, slot->role);
     const int size = counts.pool - counts.leaving;
-    if (size > best_size || (size == best_size && best != nullptr && slot->started_at < best->started_at)) {
+    if (size > best_size ||
+        (size == best_size && best != nullptr && slot->started_at < best->started_at)) {
       best = slot;
       best_size = size;
     }
@@ -266,8 +269,11 @@ TimestampTz fit(database_entry* db, queue_list& queues) {
     // The postmaster tells of a free slot only whoever started the worker that had it.
     again =
         std::min(again, size == 0 && result != outcome::too_many ? real + turn / 10 : ask_again);
-    no_worker_at_all = no_worker_at_all || ((result == outcome::no_slot || result == outcome::after_others) && n.counts.all == 0);
-    // Not at once: an idle worker may be about to give way, or the postmaster has not yet seen that one left.
+    no_worker_at_all =
+        no_worker_at_all ||
+        ((result == outcome::no_slot || result == outcome::after_others) && n.counts.all == 0);
+    // Not at once: an idle worker may be about to give way, or the postmaster has not yet seen that
+    // one left.
     if (real - n.since >= turn) {
       tell(result, size, n.counts.all);
     } else {

@@ -10,7 +10,8 @@
 
 namespace underway::pool {
 
-// Wakes or starts a worker for each role that has due work. Returns when to look again by itself (real time), DT_NOEND: never.
+// Wakes or starts a worker for each role that has due work. Returns when to look again by itself
+// (real time), DT_NOEND: never.
 TimestampTz fit(database_entry* db, queue_list& queues);
 
 // Workers that ended before they were connected; frees their slots. To be called at each turn.

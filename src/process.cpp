@@ -32,7 +32,8 @@ void forget_cancels() noexcept { QueryCancelPending = false; }
 void allow_cancels() noexcept { QueryCancelHoldoffCount = 0; }
 
 void start(Oid database, Oid role, const char* name) {
-  // With the sender: whoever terminates a worker is told apart from a handler that terminates itself.
+  // With the sender: whoever terminates a worker is told apart from a handler that terminates
+  // itself.
   struct sigaction action = {};
   action.sa_sigaction = on_sigterm;
   action.sa_flags = SA_SIGINFO | SA_RESTART;
@@ -74,7 +75,8 @@ void house_keeping() {
 
 bool sleep(long milliseconds, const char* event) {
   return pg::call([milliseconds, event] {
-    const int events = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, milliseconds, pg::wait_event(event));
+    const int events = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+                                 milliseconds, pg::wait_event(event));
     ResetLatch(MyLatch);
     house_keeping();
     return (events & WL_LATCH_SET) != 0;
@@ -95,11 +97,16 @@ void endure(const pg::error& error, int* failures) {
   }
   pg::call([&error] {
     const ErrorData& e = error.data();
-    ereport(WARNING, (errcode(e.sqlerrcode), errmsg_internal("%s", e.message), e.detail != nullptr ? errdetail_internal("%s", e.detail) : 0,
-                      e.hint != nullptr ? errhint("%s", e.hint) : 0, e.context != nullptr ? errcontext("%s", e.context) : 0));
+    ereport(WARNING, (errcode(e.sqlerrcode), errmsg_internal("%s", e.message),
+                      e.detail != nullptr ? errdetail_internal("%s", e.detail) : 0,
+                      e.hint != nullptr ? errhint("%s", e.hint) : 0,
+                      e.context != nullptr ? errcontext("%s", e.context) : 0));
   });
-  const TimestampTz end = GetCurrentTimestamp() + std::min(longest_pause, (USECS_PER_SEC / 2) << std::min((*failures)++, 10));
-  for (TimestampTz left = end - GetCurrentTimestamp(); left > 0; left = end - GetCurrentTimestamp()) {
+  const TimestampTz end =
+      GetCurrentTimestamp() +
+      std::min(longest_pause, (USECS_PER_SEC / 2) << std::min((*failures)++, 10));
+  for (TimestampTz left = end - GetCurrentTimestamp(); left > 0;
+       left = end - GetCurrentTimestamp()) {
     (void)sleep(static_cast<long>(left / 1000) + 1, "UnderwayTrouble");
   }
 }

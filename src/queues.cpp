@@ -11,16 +11,20 @@ namespace underway {
 namespace {
 
 pg::statement select_queues(
-    "SELECT q.id, q.name, q.owner, q.handler_schema, q.handler_name, cardinality(q.handler_args), q.concurrency, q.batch,"
-    " q.durability, q.keep, (q.retry ->> 'max_attempts')::int, q.timeout, q.ttl, q.settings, q.paused_at IS NOT NULL,"
+    "SELECT q.id, q.name, q.owner, q.handler_schema, q.handler_name, cardinality(q.handler_args), "
+    "q.concurrency, q.batch,"
+    " q.durability, q.keep, (q.retry ->> 'max_attempts')::int, q.timeout, q.ttl, q.settings, "
+    "q.paused_at IS NOT NULL,"
     " q.dropped_at IS NOT NULL, q.home_system, q.home_database,"
-    " q.dropped_at IS NOT NULL AND EXISTS (SELECT FROM underway_internal.task t WHERE t.queue_id = q.id AND t.state IN ('pending', 'waiting')),"
+    " q.dropped_at IS NOT NULL AND EXISTS (SELECT FROM underway_internal.task t WHERE t.queue_id = "
+    "q.id AND t.state IN ('pending', 'waiting')),"
     " q.handler_owner"
     " FROM underway_internal.queue q"
     " WHERE (q.dropped_at IS NULL AND (q.owner = $1 OR $1 IS NULL))"
     "    OR ($1 IS NULL AND (q.dropped_at > underway_internal.clock() - interval '1 day'"
     // Of a transaction that was open, or prepared, for as long as that.
-    "        OR EXISTS (SELECT FROM underway_internal.task t WHERE t.queue_id = q.id AND t.state = 'pending'))) ORDER BY q.id",
+    "        OR EXISTS (SELECT FROM underway_internal.task t WHERE t.queue_id = q.id AND t.state = "
+    "'pending'))) ORDER BY q.id",
     TEXTOID);
 
 Oid owner_of_function(Oid function) {
@@ -35,7 +39,8 @@ Oid owner_of_function(Oid function) {
 
 bool may_log_in(Oid role) {
   HeapTuple tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
-  const bool can = HeapTupleIsValid(tuple) && reinterpret_cast<Form_pg_authid>(GETSTRUCT(tuple))->rolcanlogin;
+  const bool can =
+      HeapTupleIsValid(tuple) && reinterpret_cast<Form_pg_authid>(GETSTRUCT(tuple))->rolcanlogin;
   if (HeapTupleIsValid(tuple)) {
     ReleaseSysCache(tuple);
   }
@@ -43,7 +48,8 @@ bool may_log_in(Oid role) {
 }
 
 bool is_at_home(const pg::row& r) {
-  return r.int8(17) == static_cast<int64>(GetSystemIdentifier()) && r.int8(18) == static_cast<int64>(MyDatabaseId);
+  return r.int8(17) == static_cast<int64>(GetSystemIdentifier()) &&
+         r.int8(18) == static_cast<int64>(MyDatabaseId);
 }
 
 obstacle find_obstacle(queue_info* q, const pg::row& r) {
@@ -100,10 +106,12 @@ void read(queue_info* q, const pg::row& r, MemoryContext memory) {
 
 namespace {
 
-// Found again by its name, the handler may have been made by anybody who can make functions in its schema.
+// Found again by its name, the handler may have been made by anybody who can make functions in its
+// schema.
 bool is_trusted(const queue_info* q) {
   const Oid maker = owner_of_function(q->handler);
-  return maker == q->owner || (q->handler_owner != nullptr && maker == get_role_oid(q->handler_owner, true)) ||
+  return maker == q->owner ||
+         (q->handler_owner != nullptr && maker == get_role_oid(q->handler_owner, true)) ||
          pg::can_become(maker, q->owner);
 }
 
@@ -123,7 +131,8 @@ obstacle check_handler(queue_info* q) {
   if (!OidIsValid(q->handler)) {
     return obstacle::handler_missing;
   }
-  if (!pg::may_execute(q->handler, q->owner) || !pg::may_use_schema(get_namespace_oid(q->handler_schema, false), q->owner)) {
+  if (!pg::may_execute(q->handler, q->owner) ||
+      !pg::may_use_schema(get_namespace_oid(q->handler_schema, false), q->owner)) {
     return obstacle::handler_forbidden;
   }
   if (!is_trusted(q)) {
@@ -142,7 +151,9 @@ void queue_list::clear() noexcept {
 
 void queue_list::load(Oid role) {
   if (memory_ == nullptr) {
-    memory_ = pg::call([] { return AllocSetContextCreate(TopMemoryContext, "underway queues", ALLOCSET_DEFAULT_SIZES); });
+    memory_ = pg::call([] {
+      return AllocSetContextCreate(TopMemoryContext, "underway queues", ALLOCSET_DEFAULT_SIZES);
+    });
   }
   clear();
   pg::as_owner owner(true);
@@ -165,7 +176,8 @@ void queue_list::load(Oid role) {
     }
     if (count_ == room) {
       const Size size = sizeof(queue_info) * static_cast<Size>(room == 0 ? 16 : room * 2);
-      queues_ = static_cast<queue_info*>(room == 0 ? MemoryContextAllocHuge(memory_, size) : repalloc_huge(queues_, size));
+      queues_ = static_cast<queue_info*>(room == 0 ? MemoryContextAllocHuge(memory_, size)
+                                                   : repalloc_huge(queues_, size));
       room = room == 0 ? 16 : room * 2;
     }
     memset(static_cast<void*>(&queues_[count_]), 0, sizeof(queue_info));

@@ -1,5 +1,5 @@
-// The queues of this database as a worker or the coordinator knows them: read from the table, again when `generation` moves.
-// Runs in: workers and coordinators. Error discipline: throws pg::error.
+// The queues of this database as a worker or the coordinator knows them: read from the table, again
+// when `generation` moves. Runs in: workers and coordinators. Error discipline: throws pg::error.
 // Invariant: a queue without `obstacle` may be worked here and now by its owner's workers.
 #pragma once
 
@@ -11,15 +11,15 @@ namespace underway {
 enum class obstacle {
   none,
   dropped,
-  held,              // a restored or cloned copy (promise 12)
+  held,  // a restored or cloned copy (promise 12)
   paused,
-  external,          // no handler: for external workers
+  external,  // no handler: for external workers
   owner_missing,
   owner_cannot_login,  // or not connect to this database
-  superuser,         // and underway.superuser_queues is off
+  superuser,           // and underway.superuser_queues is off
   handler_missing,
-  handler_forbidden, // the owner may not execute it
-  handler_foreign    // it was made by somebody who could gain the owner's rights by it
+  handler_forbidden,  // the owner may not execute it
+  handler_foreign     // it was made by somebody who could gain the owner's rights by it
 };
 
 struct queue_info {
@@ -32,23 +32,24 @@ struct queue_info {
   bool takes_input;
   const char* handler_owner;  // when the handler was set, or null
   Oid handler;
-  int concurrency;        // 0: no limit
-  int batch;              // 1: none
+  int concurrency;  // 0: no limit
+  int batch;        // 1: none
   bool async;
   bool keep_succeeded;
   int max_attempts;
-  Interval* timeout;      // or null
-  Interval* ttl;          // never null
-  Jsonb* settings;        // or null
+  Interval* timeout;  // or null
+  Interval* ttl;      // never null
+  Jsonb* settings;    // or null
   obstacle why;
-  bool unfinished;        // dropped, and tasks have committed into it
-  queue_entry* entry;     // null: no room in shared memory, or dropped
-  float8 average_ms;      // how long its tasks took lately, in this process
+  bool unfinished;     // dropped, and tasks have committed into it
+  queue_entry* entry;  // null: no room in shared memory, or dropped
+  float8 average_ms;   // how long its tasks took lately, in this process
 };
 
 class queue_list {
  public:
-  // role: only queues of this owner; InvalidOid: all, dropped ones of late included. In a transaction of ours.
+  // role: only queues of this owner; InvalidOid: all, dropped ones of late included. In a
+  // transaction of ours.
   void load(Oid role);
   queue_info* begin() noexcept { return queues_; }
   queue_info* end() noexcept { return queues_ + count_; }

@@ -17,12 +17,14 @@ namespace underway::reclaim {
 
 namespace {
 constexpr int most_at_once = 1000;
-constexpr TimestampTz look_again = 100 * 1000;      // at what was cancelled and has not ended
+constexpr TimestampTz look_again = 100 * 1000;  // at what was cancelled and has not ended
 
-pg::statement reclaim_boot("SELECT underway_internal.reclaim_boot($1, $2, $3)", INT8OID, BOOLOID, INT4OID);
-pg::statement reclaim_worker("SELECT underway_internal.reclaim_worker($1, $2, $3, $4, $5, $6)", INT8OID, INT4OID, INT4OID, TEXTOID,
-                             UUIDOID, INT4OID);
-pg::statement reclaim_stale("SELECT * FROM underway_internal.reclaim_stale(NULL, $1, $2)", INT4OID, INT4OID);
+pg::statement reclaim_boot("SELECT underway_internal.reclaim_boot($1, $2, $3)", INT8OID, BOOLOID,
+                           INT4OID);
+pg::statement reclaim_worker("SELECT underway_internal.reclaim_worker($1, $2, $3, $4, $5, $6)",
+                             INT8OID, INT4OID, INT4OID, TEXTOID, UUIDOID, INT4OID);
+pg::statement reclaim_stale("SELECT * FROM underway_internal.reclaim_stale(NULL, $1, $2)", INT4OID,
+                            INT4OID);
 pg::statement next_stale("SELECT underway_internal.next_stale($1)", TIMESTAMPTZOID);
 pg::statement apply_cancels("SELECT * FROM underway_internal.apply_cancels()");
 
@@ -31,9 +33,12 @@ int64 seen_offset = 0;
 
 const char* name_of(death how) noexcept {
   switch (how) {
-    case death::asked: return "asked";
-    case death::own: return "own";
-    case death::timed_out: return "timed_out";
+    case death::asked:
+      return "asked";
+    case death::own:
+      return "own";
+    case death::timed_out:
+      return "timed_out";
   }
   return "asked";
 }
@@ -49,9 +54,11 @@ void run(pg::statement* statement, const pg::value* args) {
 }  // namespace
 
 void earlier_work(database_entry* db) {
-  const pg::value args[3] = {pg::of(shared->boot), pg::of(shared->unclean), pg::of(settings::max_crashes)};
+  const pg::value args[3] = {pg::of(shared->boot), pg::of(shared->unclean),
+                             pg::of(settings::max_crashes)};
   run(&reclaim_boot, args);
-  // What an earlier coordinator took from a worker and did not live to give back goes on when that worker is gone.
+  // What an earlier coordinator took from a worker and did not live to give back goes on when that
+  // worker is gone.
   for (int n = 0; n < shared->slots_size; n++) {
     worker_slot* slot = slot_at(n);
     if (slot->database == db->oid && slot->revoked > 0) {
@@ -65,7 +72,8 @@ void dead_workers(database_entry* db) {
   for (int n = 0; n < shared->slots_size; n++) {
     worker_slot* slot = slot_at(n);
     if (slot->state == slot_state::dead && slot->database == db->oid) {
-      pg::value args[6] = {pg::of(shared->boot), pg::of(n), pg::of(static_cast<int32>(slot->generation))};
+      pg::value args[6] = {pg::of(shared->boot), pg::of(n),
+                           pg::of(static_cast<int32>(slot->generation))};
       pg::call([&args, slot] { args[3] = pg::of_text(name_of(slot->died)); });
       const pg_uuid_t culprit = slot->task_id;  // the process is gone: nobody changes it
       args[4] = pg::of(slot->running ? &culprit : nullptr);
@@ -89,7 +97,8 @@ void overdue(database_entry* db) {
     int count = 0;
     SpinLockAcquire(&slot->mutex);
     // Not when the worker is past them: it may hold others by now, and have begun those.
-    const int last = slot->overdue.exchange(false) ? Min(slot->prefetched, worker_slot::max_prefetch) : 0;
+    const int last =
+        slot->overdue.exchange(false) ? Min(slot->prefetched, worker_slot::max_prefetch) : 0;
     for (int i = slot->begun; i < last; i++) {
       back[count].id = slot->ids[i];
       back[count].attempt = slot->attempts[i];
@@ -120,12 +129,14 @@ TimestampTz stale_leases(database_entry* db) {
     pg::call([] { waitpoint(waitpoint_id::stale_leases); });
     {
       pg::as_owner owner(true);
-      const pg::value args[3] = {pg::of(most_at_once), pg::of(settings::max_crashes), pg::of_time(now)};
+      const pg::value args[3] = {pg::of(most_at_once), pg::of(settings::max_crashes),
+                                 pg::of_time(now)};
       reclaim_stale.run(args, [&](const pg::row& r) {
         more = r.int8(1) >= most_at_once && r.int8(2) + r.int8(3) > 0;
         again = r.null(4) ? DT_NOEND : r.time(4);
       });
-      next_stale.run(&args[2], [](const pg::row& r) { stale_at = r.null(1) ? DT_NOEND : r.time(1); });
+      next_stale.run(&args[2],
+                     [](const pg::row& r) { stale_at = r.null(1) ? DT_NOEND : r.time(1); });
     }
     tx.commit();
     stale_at = more ? now : std::min(stale_at, again);
@@ -153,13 +164,20 @@ TimestampTz cancels(database_entry* db) {
   for (int n = 0; n < count; n++) {
     interrupt_task(db->oid, running[n]);
   }
-  const TimestampTz too_long = GetCurrentTimestamp() - static_cast<TimestampTz>(settings::cancel_grace) * 1000;
+  const TimestampTz too_long =
+      GetCurrentTimestamp() - static_cast<TimestampTz>(settings::cancel_grace) * 1000;
   for (int n = 0; n < shared->slots_size; n++) {
     worker_slot* slot = slot_at(n);
+    if (slot->database != db->oid || slot->cancelled_at == 0) {
+      continue;
+    }
+    // As the interrupt: under the lock, so that it cannot be meant for the task after this one.
+    SpinLockAcquire(&slot->mutex);
     const TimestampTz cancelled_at = slot->cancelled_at;
-    if (slot->database == db->oid && cancelled_at != 0 && cancelled_at < too_long && slot->pid != 0) {
+    if (slot->running && cancelled_at != 0 && cancelled_at < too_long && slot->pid != 0) {
       (void)kill(slot->pid, SIGTERM);
     }
+    SpinLockRelease(&slot->mutex);
   }
   if (count == 0) {
     return DT_NOEND;

@@ -8,8 +8,9 @@ namespace underway {
 
 namespace {
 
-pg::statement fail("SELECT underway_internal.fail_task($1, $2, true, NULL, 'error', NULL, $3, $4, $5, $6, $7, $8)", UUIDOID, INT4OID, TEXTOID,
-                   TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID);
+pg::statement fail(
+    "SELECT underway_internal.fail_task($1, $2, true, NULL, 'error', NULL, $3, $4, $5, $6, $7, $8)",
+    UUIDOID, INT4OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID);
 
 constexpr int longest_text = 16 * 1024;
 
@@ -18,7 +19,9 @@ pg::value clipped(const char* text) {
     return {};
   }
   const int length = static_cast<int>(strlen(text));
-  return pg::of_text(length <= longest_text ? text : pnstrdup(text, static_cast<Size>(pg_mbcliplen(text, length, longest_text))));
+  return pg::of_text(length <= longest_text ? text
+                                            : pnstrdup(text, static_cast<Size>(pg_mbcliplen(
+                                                                 text, length, longest_text))));
 }
 
 }  // namespace

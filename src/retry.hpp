@@ -1,5 +1,6 @@
 // Retry: what an attempt that failed leads to, recorded in a transaction of its own.
-// Runs in: workers. Error discipline: throws pg::error. Invariant: a failure of an attempt that is no longer the task's changes nothing.
+// Runs in: workers. Error discipline: throws pg::error. Invariant: a failure of an attempt that is
+// no longer the task's changes nothing.
 #pragma once
 
 #include "context.hpp"

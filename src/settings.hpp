@@ -1,5 +1,6 @@
 // The settings underway.*: defined once, when the library is loaded at server start.
-// Runs in: every process. Error discipline: server code, called from _PG_init, where nothing may fail.
+// Runs in: every process. Error discipline: server code, called from _PG_init, where nothing may
+// fail.
 #pragma once
 
 #include "pg/server.hpp"
@@ -18,7 +19,7 @@ extern int safety_check_interval;  // seconds
 extern int keep_succeeded;         // minutes
 extern int keep_failed;            // minutes
 extern int max_crashes;
-extern int cancel_grace;           // milliseconds
+extern int cancel_grace;  // milliseconds
 extern int max_queues;
 extern int max_databases;
 

@@ -18,14 +18,13 @@ namespace {
 shmem_request_hook_type earlier_request_hook = nullptr;
 shmem_startup_hook_type earlier_startup_hook = nullptr;
 
-template <class T>
-Size sized(int n) noexcept {
+template <class T> Size sized(int n) noexcept {
   return CACHELINEALIGN(sizeof(T) * static_cast<Size>(n));
 }
 
-// The arrays stand behind the header in this order; each accessor below adds the size of the one before it.
-template <class T>
-T* behind(void* start, Size size) noexcept {
+// The arrays stand behind the header in this order; each accessor below adds the size of the one
+// before it.
+template <class T> T* behind(void* start, Size size) noexcept {
   return reinterpret_cast<T*>(static_cast<char*>(start) + size);
 }
 
@@ -35,8 +34,9 @@ int buckets_for(int queues) noexcept { return queues * 2; }
 int most_awaiters() noexcept { return MaxConnections + max_worker_processes; }
 
 Size total_size() noexcept {
-  return sized<shared_state>(1) + sized<database_entry>(settings::max_databases) + sized<worker_slot>(max_worker_processes) +
-         sized<queue_entry>(settings::max_queues) + sized<awaiter>(most_awaiters()) + sized<work_waiter>(most_awaiters()) +
+  return sized<shared_state>(1) + sized<database_entry>(settings::max_databases) +
+         sized<worker_slot>(max_worker_processes) + sized<queue_entry>(settings::max_queues) +
+         sized<awaiter>(most_awaiters()) + sized<work_waiter>(most_awaiters()) +
          sized<int>(buckets_for(settings::max_queues));
 }
 
@@ -53,8 +53,9 @@ bool exists(const char* file) {
   return stat(file, &status) == 0;  // the server's working directory is its data directory
 }
 
-// Was the last stop no shutdown? The startup process has not run yet, so the control file still says (xlog.c, StartupXLOG). A base
-// backup and a standby have the control file of a server that was running: it did not crash.
+// Was the last stop no shutdown? The startup process has not run yet, so the control file still
+// says (xlog.c, StartupXLOG). A base backup and a standby have the control file of a server that
+// was running: it did not crash.
 bool went_down_uncleanly() {
   if (exists("backup_label") || exists("standby.signal") || exists("recovery.signal")) {
     return false;
@@ -97,12 +98,24 @@ void startup() {
 
 }  // namespace
 
-database_entry* shared_state::databases() noexcept { return behind<database_entry>(this, sized<shared_state>(1)); }
-worker_slot* shared_state::slots() noexcept { return behind<worker_slot>(databases(), sized<database_entry>(databases_size)); }
-queue_entry* shared_state::queues() noexcept { return behind<queue_entry>(slots(), sized<worker_slot>(slots_size)); }
-awaiter* shared_state::awaiters() noexcept { return behind<awaiter>(queues(), sized<queue_entry>(queues_size)); }
-work_waiter* shared_state::work_waiters() noexcept { return behind<work_waiter>(awaiters(), sized<awaiter>(awaiters_size)); }
-int* shared_state::buckets() noexcept { return behind<int>(work_waiters(), sized<work_waiter>(awaiters_size)); }
+database_entry* shared_state::databases() noexcept {
+  return behind<database_entry>(this, sized<shared_state>(1));
+}
+worker_slot* shared_state::slots() noexcept {
+  return behind<worker_slot>(databases(), sized<database_entry>(databases_size));
+}
+queue_entry* shared_state::queues() noexcept {
+  return behind<queue_entry>(slots(), sized<worker_slot>(slots_size));
+}
+awaiter* shared_state::awaiters() noexcept {
+  return behind<awaiter>(queues(), sized<queue_entry>(queues_size));
+}
+work_waiter* shared_state::work_waiters() noexcept {
+  return behind<work_waiter>(awaiters(), sized<awaiter>(awaiters_size));
+}
+int* shared_state::buckets() noexcept {
+  return behind<int>(work_waiters(), sized<work_waiter>(awaiters_size));
+}
 
 void install_shared_memory_hooks() {
   earlier_request_hook = shmem_request_hook;

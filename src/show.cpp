@@ -1,5 +1,6 @@
-// What the workers do, for views and for status(): underway_internal.workers(); and what there is of databases, for tests.
-// Runs in: any backend, as the extension's owner. Error discipline: a boundary. Invariant: a row is one slot, read under its lock.
+// What the workers do, for views and for status(): underway_internal.workers(); and what there is
+// of databases, for tests. Runs in: any backend, as the extension's owner. Error discipline: a
+// boundary. Invariant: a row is one slot, read under its lock.
 #include "entry.hpp"
 #include "slots.hpp"
 
@@ -29,11 +30,16 @@ picture look(worker_slot* slot) noexcept {
 
 const char* name_of(slot_state state) noexcept {
   switch (state) {
-    case slot_state::free: return "free";
-    case slot_state::starting: return "starting";
-    case slot_state::busy: return "busy";
-    case slot_state::idle: return "idle";
-    case slot_state::dead: return "dead";
+    case slot_state::free:
+      return "free";
+    case slot_state::starting:
+      return "starting";
+    case slot_state::busy:
+      return "busy";
+    case slot_state::idle:
+      return "idle";
+    case slot_state::dead:
+      return "dead";
   }
   return "?";
 }
@@ -65,9 +71,22 @@ UNDERWAY_ENTRY(underway_workers) {
                           TimestampTzGetDatum(slot->started_at),
                           TimestampTzGetDatum(p.task_started_at),
                           Int32GetDatum(static_cast<int32>(slot->generation)),
-                          p.running && p.progress[0] != '\0' ? DirectFunctionCall1(jsonb_in, CStringGetDatum(p.progress)) : Datum{0}};
-      bool nulls[13] = {false, pid == 0, false, false, false, slot->tasks == 0, !p.running, !p.running, false, false, !p.running,
-                        false, !p.running || p.progress[0] == '\0'};
+                          p.running && p.progress[0] != '\0'
+                              ? DirectFunctionCall1(jsonb_in, CStringGetDatum(p.progress))
+                              : Datum{0}};
+      bool nulls[13] = {false,
+                        pid == 0,
+                        false,
+                        false,
+                        false,
+                        slot->tasks == 0,
+                        !p.running,
+                        !p.running,
+                        false,
+                        false,
+                        !p.running,
+                        false,
+                        !p.running || p.progress[0] == '\0'};
       tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
     }
     return Datum{0};
@@ -86,8 +105,9 @@ UNDERWAY_ENTRY(underway_databases) {
         continue;
       }
       const int pid = db->coordinator_pid;
-      Datum values[7] = {ObjectIdGetDatum(oid),           Int32GetDatum(pid),        BoolGetDatum(db->wanted),
-                         TimestampTzGetDatum(db->wakes_at), Int32GetDatum(db->holds), BoolGetDatum(db->blocked),
+      Datum values[7] = {ObjectIdGetDatum(oid),         Int32GetDatum(pid),
+                         BoolGetDatum(db->wanted),      TimestampTzGetDatum(db->wakes_at),
+                         Int32GetDatum(db->holds),      BoolGetDatum(db->blocked),
                          BoolGetDatum(db->starving > 0)};
       bool nulls[7] = {false, pid == 0, false, false, false, false, false};
       tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
@@ -103,7 +123,8 @@ UNDERWAY_ENTRY(underway_counters) {
     if (get_call_result_type(fcinfo, nullptr, &descriptor) != TYPEFUNC_COMPOSITE) {
       elog(ERROR, "counters must return a record");
     }
-    Datum values[2] = {Int64GetDatum(static_cast<int64>(shared->transactions)), Int64GetDatum(static_cast<int64>(shared->pokes))};
+    Datum values[2] = {Int64GetDatum(static_cast<int64>(shared->transactions)),
+                       Int64GetDatum(static_cast<int64>(shared->pokes))};
     bool nulls[2] = {false, false};
     return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(descriptor), values, nulls));
   });

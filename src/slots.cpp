@@ -62,7 +62,8 @@ int tasks_held(Oid database, int queue_id) noexcept {
   int held = 0;
   for (int n = 0; n < shared->slots_size; n++) {
     worker_slot* slot = slot_at(n);
-    if (slot->state != slot_state::free && slot->database == database && slot->queue_id == queue_id) {
+    if (slot->state != slot_state::free && slot->database == database &&
+        slot->queue_id == queue_id) {
       held += slot->tasks;
     }
   }
@@ -76,7 +77,8 @@ void interrupt_task(Oid database, const pg_uuid_t& id) noexcept {
       continue;
     }
     SpinLockAcquire(&slot->mutex);
-    // Under the lock: the worker ends its task under it too, so the signal cannot be meant for what it does next.
+    // Under the lock: the worker ends its task under it too, so the signal cannot be meant for what
+    // it does next.
     if (slot->running && memcmp(&slot->task_id, &id, sizeof id) == 0) {
       TimestampTz not_yet = 0;
       if (slot->cancelled_at.compare_exchange_strong(not_yet, GetCurrentTimestamp())) {

@@ -31,7 +31,8 @@ bool enter_suspect(int crashes) noexcept {
     if (running == alone || (needs_all(crashes) && running > 0)) {
       return false;
     }
-  } while (!shared->suspects.compare_exchange_weak(running, needs_all(crashes) ? alone : running + 1));
+  } while (
+      !shared->suspects.compare_exchange_weak(running, needs_all(crashes) ? alone : running + 1));
   entered = true;
   return true;
 }

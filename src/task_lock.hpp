@@ -1,7 +1,8 @@
-// The advisory lock that an executing transaction holds on its task: nobody else runs a task while somebody holds it.
-// Runs in: workers and clients. Error discipline: server code, may raise.
-// Invariant: of a lock class of its own, so that it never meets an application's advisory locks, which use 1 and 2 (lockfuncs.c).
-// In pg_locks: locktype advisory, objsubid 21847, classid and objid made of the id's last eight bytes.
+// The advisory lock that an executing transaction holds on its task: nobody else runs a task while
+// somebody holds it. Runs in: workers and clients. Error discipline: server code, may raise.
+// Invariant: of a lock class of its own, so that it never meets an application's advisory locks,
+// which use 1 and 2 (lockfuncs.c). In pg_locks: locktype advisory, objsubid 21847, classid and
+// objid made of the id's last eight bytes.
 #pragma once
 
 #include "pg/server.hpp"

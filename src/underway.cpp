@@ -1,6 +1,7 @@
 // The library's entry: the magic block, and what is installed when the server starts.
-// Runs in: the postmaster; without shared_preload_libraries any backend, where nothing is installed and every call raises.
-// Error discipline: _PG_init never raises, since pg_upgrade loads the library.
+// Runs in: the postmaster; without shared_preload_libraries any backend, where nothing is installed
+// and every call raises. Error discipline: _PG_init never raises, since pg_upgrade loads the
+// library.
 #include "changes.hpp"
 #include "entry.hpp"
 #include "hooks.hpp"
@@ -38,14 +39,17 @@ void require_preload() {
   const char* separator = value != nullptr && *value != '\0' ? ", " : "";
   ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
                   errmsg("underway is not loaded at server start"),
-                  errdetail("Its workers and its shared memory exist only if the server loads the library when it starts."),
-                  errhint("Put this line into postgresql.conf and restart the server: shared_preload_libraries = '%s%sunderway'",
+                  errdetail("Its workers and its shared memory exist only if the server loads the "
+                            "library when it starts."),
+                  errhint("Put this line into postgresql.conf and restart the server: "
+                          "shared_preload_libraries = '%s%sunderway'",
                           value != nullptr ? value : "", separator)));
 }
 
 UNDERWAY_ENTRY(underway_library_version) {
   return pg::call([] {
-    // pg_upgrade restores the schema into a server that loads the library but gives it no shared memory.
+    // pg_upgrade restores the schema into a server that loads the library but gives it no shared
+    // memory.
     if (!IsBinaryUpgrade) {
       require_preload();
     }

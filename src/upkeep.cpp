@@ -19,9 +19,10 @@ pg::statement expire("SELECT underway_internal.expire($1, $2)", INTERVALOID, INT
 pg::statement next_expiry("SELECT underway_internal.next_expiry()");
 pg::statement end_dropped("SELECT underway_internal.end_dropped($1, $2)", INT4OID, INT4OID);
 pg::statement rotate("SELECT underway_internal.rotate($1, $2, $3)", TEXTOID, INT4OID, INTERVALOID);
-pg::statement next_rotation("SELECT underway_internal.next_rotation($1, $2)", INTERVALOID, INTERVALOID);
+pg::statement next_rotation("SELECT underway_internal.next_rotation($1, $2)", INTERVALOID,
+                            INTERVALOID);
 
-TimestampTz expiry_at = DT_NOBEGIN;    // of the test clock
+TimestampTz expiry_at = DT_NOBEGIN;  // of the test clock
 TimestampTz rotation_at = DT_NOBEGIN;
 int64 seen_offset = 0;
 
@@ -46,7 +47,8 @@ TimestampTz ask(pg::statement* statement, const pg::value* args) {
   pg::transaction tx(pg::transaction::kind::ours);
   {
     pg::as_owner owner(true);
-    statement->run(args, [&answer](const pg::row& r) { answer = r.null(1) ? DT_NOEND : r.time(1); });
+    statement->run(args,
+                   [&answer](const pg::row& r) { answer = r.null(1) ? DT_NOEND : r.time(1); });
   }
   tx.commit();
   return answer;
@@ -71,8 +73,10 @@ void rotate_ring(const char* ring, int first, int keep_minutes) {
       pg::as_owner owner(true);
       pg::value args[3];
       pg::call([&] {
-        // Restored with the transaction. Whoever reads the oldest table keeps it; the next round tries again.
-        (void)set_config_option("lock_timeout", "100ms", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+        // Restored with the transaction. Whoever reads the oldest table keeps it; the next round
+        // tries again.
+        (void)set_config_option("lock_timeout", "100ms", PGC_USERSET, PGC_S_SESSION,
+                                GUC_ACTION_LOCAL, true, 0, false);
         args[0] = pg::of_text(ring);
       });
       args[1] = pg::of(first);
@@ -108,7 +112,8 @@ void survey(queue_list& queues) {
 }
 
 bool has_home(queue_list& queues) noexcept {
-  return std::any_of(queues.begin(), queues.end(), [](const queue_info& q) { return q.why != obstacle::held; });
+  return std::any_of(queues.begin(), queues.end(),
+                     [](const queue_info& q) { return q.why != obstacle::held; });
 }
 
 TimestampTz run(database_entry* db, queue_list& queues) {
@@ -121,7 +126,8 @@ TimestampTz run(database_entry* db, queue_list& queues) {
   }
   const TimestampTz now = clock_now();
   for (queue_info& q : queues) {
-    if (q.why == obstacle::dropped && (q.unfinished || (q.entry != nullptr && q.entry->earliest < DT_NOEND))) {
+    if (q.why == obstacle::dropped &&
+        (q.unfinished || (q.entry != nullptr && q.entry->earliest < DT_NOEND))) {
       const pg::value args[2] = {pg::of(q.id), pg::of(most_at_once)};
       until_less(&end_dropped, args);
       q.unfinished = false;
@@ -138,7 +144,8 @@ TimestampTz run(database_entry* db, queue_list& queues) {
   if (rotation_at <= now) {
     rotate_rings();
   }
-  return std::min<TimestampTz>({expiry_at, rotation_at, db->next_expiry.load()}) - shared->clock_offset;
+  return std::min<TimestampTz>({expiry_at, rotation_at, db->next_expiry.load()}) -
+         shared->clock_offset;
 }
 
 }  // namespace underway::upkeep

@@ -1,5 +1,6 @@
-// Places where a test can hold one of our processes: it waits there while another session holds an advisory lock.
-// Runs in: every process; costs one read of shared memory when no test has armed it. Error discipline: server code, may raise.
+// Places where a test can hold one of our processes: it waits there while another session holds an
+// advisory lock. Runs in: every process; costs one read of shared memory when no test has armed it.
+// Error discipline: server code, may raise.
 #pragma once
 
 #include "shared.hpp"
@@ -7,7 +8,14 @@
 namespace underway {
 
 // The second key of pg_advisory_lock(7867, n); also the bit of underway_internal.arm_waitpoints().
-enum class waitpoint_id : int { scan_registered = 1, claimed = 2, handler_done = 3, stale_leases = 4, surveyed = 5, give_back = 6 };
+enum class waitpoint_id : int {
+  scan_registered = 1,
+  claimed = 2,
+  handler_done = 3,
+  stale_leases = 4,
+  surveyed = 5,
+  give_back = 6
+};
 
 void reach_waitpoint(waitpoint_id id);
 

@@ -17,7 +17,8 @@ struct pending_note {
   row_key key;
   TimestampTz first_due;
   int due;  // tasks that become pending and are due now
-  // Rows that are only locked: every end of a lock frees them. The first and the last subtransaction that took one; 0: none.
+  // Rows that are only locked: every end of a lock frees them. The first and the last
+  // subtransaction that took one; 0: none.
   SubTransactionId locked_first;
   SubTransactionId locked_last;
 };
@@ -29,15 +30,15 @@ constexpr int max_cancelled = 16;
 struct notes {
   int pending_count;
   pending_note pending[max_notes];
-  bool too_many;          // more queues than there is room for: forget all marks of the database
+  bool too_many;  // more queues than there is room for: forget all marks of the database
   bool queue_changed;
   bool made;  // queues: their entries are marked
   TimestampTz expiry;
   TimestampTz stale;
   bool finished;
-  int finished_count;     // over max_finished: wake all
+  int finished_count;  // over max_finished: wake all
   pg_uuid_t finished_ids[max_finished];
-  int cancelled_count;    // over max_cancelled: the coordinator finds them
+  int cancelled_count;  // over max_cancelled: the coordinator finds them
   pg_uuid_t cancelled_ids[max_cancelled];
 } mine = {};
 bool any = false;
@@ -61,10 +62,14 @@ void lower_row(queue_entry* q, int queue_id, int priority, const row_key& key) n
 }
 
 // A timer for the coordinator, unless it looks again before then anyway.
-need tell_of_timer(database_entry* db, TimestampTz at) noexcept { return at < db->wakes_at ? need::yes : need::no; }
+need tell_of_timer(database_entry* db, TimestampTz at) noexcept {
+  return at < db->wakes_at ? need::yes : need::no;
+}
 
-// Of so many tasks that can be taken now; first_due: when the first of them, or of those that come later, is due.
-need wake_for(database_entry* db, queue_entry* q, int queue_id, int tasks, TimestampTz first_due) noexcept {
+// Of so many tasks that can be taken now; first_due: when the first of them, or of those that come
+// later, is due.
+need wake_for(database_entry* db, queue_entry* q, int queue_id, int tasks,
+              TimestampTz first_due) noexcept {
   const Oid role = q->role;
   if (q->database != MyDatabaseId || q->queue_id != queue_id) {
     db->generation++;  // given up, and perhaps made anew: the coordinator surveys it
@@ -79,7 +84,8 @@ need wake_for(database_entry* db, queue_entry* q, int queue_id, int tasks, Times
     }
     return count_workers(MyDatabaseId, role).pool == 0 ? need::yes : need::worker;
   }
-  // Those who wait for a later time than this task's set their timers anew. A place that is free has no time at all.
+  // Those who wait for a later time than this task's set their timers anew. A place that is free
+  // has no time at all.
   const bool was_full = q->full.exchange(false);
   const bool place_only = first_due == DT_NOEND;
   if (tasks == 0 && !place_only) {
@@ -90,11 +96,13 @@ need wake_for(database_entry* db, queue_entry* q, int queue_id, int tasks, Times
   if (q->quiet || place_only) {
     return need::no;
   }
-  db->generation++;  // a queue that the coordinator has not read yet, or one that was dropped meanwhile
+  db->generation++;  // a queue that the coordinator has not read yet, or one that was dropped
+                     // meanwhile
   return need::yes;
 }
 
-// With every worker busy and no more to be had, the next end of a task finds the work: nobody needs to hear of it.
+// With every worker busy and no more to be had, the next end of a task finds the work: nobody needs
+// to hear of it.
 void poke_if(database_entry* db, need n) noexcept {
   if (n == need::yes || (n == need::worker && (!db->saturated || db->coordinator_pid == 0))) {
     poke_coordinator(db);
@@ -113,8 +121,10 @@ void end_claims() noexcept {
       drop_scan(c.queue, c.scan);
       continue;
     }
-    end_scan(c.queue, c.scan, c.priority, c.found ? &c.last : nullptr, c.exhausted, c.scanned_at, c.next_due);
-    // While something was due, the coordinator had no timer for what comes after it. As it does: publish, then look.
+    end_scan(c.queue, c.scan, c.priority, c.found ? &c.last : nullptr, c.exhausted, c.scanned_at,
+             c.next_due);
+    // While something was due, the coordinator had no timer for what comes after it. As it does:
+    // publish, then look.
     std::atomic_thread_fence(std::memory_order_seq_cst);
     const TimestampTz earliest = c.queue->earliest;
     if (db == nullptr || earliest <= now || earliest == DT_NOEND) {
@@ -132,7 +142,8 @@ void end_claims() noexcept {
   }
 }
 
-// Those made in this subtransaction or in one below it; all of them at the abort of the whole. What they took can be taken again.
+// Those made in this subtransaction or in one below it; all of them at the abort of the whole. What
+// they took can be taken again.
 void undo_claims(SubTransactionId from) noexcept {
   database_entry* db = find_database(MyDatabaseId, false);
   need n = need::no;
@@ -173,8 +184,8 @@ void lower_all() noexcept {
   }
 }
 
-// An abort: what this subtransaction and those below it had locked is free; what they had inserted never was. At the abort of the
-// whole, `from` is below every subtransaction.
+// An abort: what this subtransaction and those below it had locked is free; what they had inserted
+// never was. At the abort of the whole, `from` is below every subtransaction.
 void free_locked(SubTransactionId from) noexcept {
   database_entry* db = find_database(MyDatabaseId, false);
   need n = need::no;
@@ -210,7 +221,8 @@ void set_earlier(std::atomic<TimestampTz>* to, TimestampTz at) noexcept {
 }
 
 void tell() noexcept {
-  // Made here for a copy of another database, which the launcher has not heard of: no extension was created in it.
+  // Made here for a copy of another database, which the launcher has not heard of: no extension was
+  // created in it.
   database_entry* db = find_database(MyDatabaseId, mine.pending_count > 0 || mine.queue_changed);
   if (db == nullptr) {
     return;
@@ -233,7 +245,8 @@ void tell() noexcept {
   }
   for (int i = 0; i < mine.pending_count; i++) {
     const pending_note& note = mine.pending[i];
-    const int due = note.due + (note.locked_last != InvalidSubTransactionId && note.first_due <= clock_now());
+    const int due =
+        note.due + (note.locked_last != InvalidSubTransactionId && note.first_due <= clock_now());
     n = more(n, wake_for(db, note.queue, note.queue_id, due, note.first_due));
   }
   if (mine.cancelled_count > 0) {
@@ -312,7 +325,8 @@ void after_locks(ResourceReleasePhase phase, bool is_commit, bool is_top_level, 
   }
 }
 
-// Rolling back to a savepoint unlocks rows while the transaction goes on; what it had inserted stays noted, which is never wrong.
+// Rolling back to a savepoint unlocks rows while the transaction goes on; what it had inserted
+// stays noted, which is never wrong.
 void at_subtransaction_end(SubXactEvent event, SubTransactionId mine_id, SubTransactionId, void*) {
   if (event != SUBXACT_EVENT_ABORT_SUB) {
     return;
@@ -332,8 +346,8 @@ void at_subtransaction_end(SubXactEvent event, SubTransactionId mine_id, SubTran
 
 namespace {
 
-// Null: no room for one more, and all marks will be forgotten; or no place for the queue, and nobody claims from it then. needs_place:
-// that is an error.
+// Null: no room for one more, and all marks will be forgotten; or no place for the queue, and
+// nobody claims from it then. needs_place: that is an error.
 pending_note* note_of(int queue_id, int priority, const row_key& key, bool needs_place) {
   any = true;
   for (int n = 0; n < mine.pending_count; n++) {
@@ -351,15 +365,24 @@ pending_note* note_of(int queue_id, int priority, const row_key& key, bool needs
     return nullptr;
   }
   if (entry == nullptr) {
-    ereport(ERROR, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED), errmsg("no room in shared memory for one more queue"),
-                    errhint("Raise underway.max_queues (now %d) and restart the server.", shared->queues_size)));
+    ereport(ERROR, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+                    errmsg("no room in shared memory for one more queue"),
+                    errhint("Raise underway.max_queues (now %d) and restart the server.",
+                            shared->queues_size)));
   }
   if (mine.pending_count == max_notes) {
     mine.too_many = true;
     return nullptr;
   }
   pending_note* note = &mine.pending[mine.pending_count++];
-  *note = {entry, queue_id, priority, key, key.run_at, 0, InvalidSubTransactionId, InvalidSubTransactionId};
+  *note = {entry,
+           queue_id,
+           priority,
+           key,
+           key.run_at,
+           0,
+           InvalidSubTransactionId,
+           InvalidSubTransactionId};
   return note;
 }
 
@@ -376,7 +399,8 @@ void note_locked(int queue_id, int priority, const row_key& key) {
   pending_note* note = note_of(queue_id, priority, key, false);
   if (note != nullptr) {
     const SubTransactionId now = GetCurrentSubTransactionId();
-    note->locked_first = note->locked_first == InvalidSubTransactionId ? now : Min(note->locked_first, now);
+    note->locked_first =
+        note->locked_first == InvalidSubTransactionId ? now : Min(note->locked_first, now);
     note->locked_last = Max(note->locked_last, now);
   }
 }

@@ -13,7 +13,8 @@ namespace underway {
 
 // tasks: how many become pending, this one first.
 void note_pending(int queue_id, int priority, const row_key& key, int tasks);
-// A pending row, before this transaction locks it: it may come free at every end of it, and of the present subtransaction.
+// A pending row, before this transaction locks it: it may come free at every end of it, and of the
+// present subtransaction.
 void note_locked(int queue_id, int priority, const row_key& key);
 void note_expiry(TimestampTz at);
 void note_stale(TimestampTz at);  // a lease was given that is stale then, unless its holder beats
@@ -24,8 +25,8 @@ void note_place_free(int queue_id);  // a lease has ended
 // A task in progress is to be cancelled: its worker is interrupted at commit.
 void note_cancelled(const pg_uuid_t& id);
 void note_finished(const pg_uuid_t* ids, int n);
-// A claim that this transaction makes. At its commit the scan ends and may raise the mark; at its abort, or that of the
-// subtransaction that it was made in, the mark drops to where it started.
+// A claim that this transaction makes. At its commit the scan ends and may raise the mark; at its
+// abort, or that of the subtransaction that it was made in, the mark drops to where it started.
 struct watched_claim {
   queue_entry* queue;
   int queue_id;
@@ -39,11 +40,12 @@ struct watched_claim {
   TimestampTz scanned_at;
   TimestampTz next_due;
 };
-// Registers the scan; to be called before the claim's snapshot. Null: too many claims in one transaction; then nothing is raised.
+// Registers the scan; to be called before the claim's snapshot. Null: too many claims in one
+// transaction; then nothing is raised.
 watched_claim* begin_claim(queue_entry* q, int queue_id, int priority);
 
-// COMMIT PREPARED and ROLLBACK PREPARED fire no callback of the transaction that they end, and the clock can be moved: all marks
-// are forgotten, and the coordinator looks at everything.
+// COMMIT PREPARED and ROLLBACK PREPARED fire no callback of the transaction that they end, and the
+// clock can be moved: all marks are forgotten, and the coordinator looks at everything.
 void everything_may_have_changed(Oid database) noexcept;
 
 void install_transaction_callbacks();

@@ -18,19 +18,21 @@ namespace underway {
 namespace {
 
 constexpr int max_batch = 1000;
-constexpr float8 prefetch_ms = 10;     // how much work a worker takes at a time
-constexpr int overdue_ms = 50;         // after this long with one task, the others that it holds are given back
+constexpr float8 prefetch_ms = 10;  // how much work a worker takes at a time
+constexpr int overdue_ms =
+    50;  // after this long with one task, the others that it holds are given back
 
 TimeoutId overdue_timer;
 database_entry* database = nullptr;
 queue_list queues;
 uint32 seen_generation = 0;
 bool loaded = false;
-bool holding = false;  // tasks that were claimed
+bool holding = false;       // tasks that were claimed
 bool some_blocked = false;  // of ours, when we looked last
 
 void leave_slot(int, Datum) {
-  // The last of the shared-memory exits that matter: our transaction was aborted by the one registered after this one.
+  // The last of the shared-memory exits that matter: our transaction was aborted by the one
+  // registered after this one.
   const int by = process::terminated_by();
   if (my_slot->died == death::asked && my_slot->running && (by == 0 || by == MyProcPid)) {
     my_slot->died = death::own;
@@ -70,7 +72,8 @@ bool begin(int i) {
   return mine;
 }
 
-// The coordinator reads the queues again after this, and then knows that a handler or a right that comes is to be looked at.
+// The coordinator reads the queues again after this, and then knows that a handler or a right that
+// comes is to be looked at.
 void tell_blocked() noexcept {
   some_blocked = true;
   database->blocked = true;
@@ -96,12 +99,14 @@ bool load_queues() {
   tx.commit();
   seen_generation = generation;
   loaded = true;
-  const bool blocked = std::any_of(queues.begin(), queues.end(), [](const queue_info& q) { return q.why > obstacle::external; });
+  const bool blocked = std::any_of(queues.begin(), queues.end(),
+                                   [](const queue_info& q) { return q.why > obstacle::external; });
   if (blocked && !some_blocked) {
     tell_blocked();
   }
   some_blocked = blocked;
-  return std::none_of(queues.begin(), queues.end(), [](const queue_info& q) { return q.why == obstacle::owner_cannot_login; });
+  return std::none_of(queues.begin(), queues.end(),
+                      [](const queue_info& q) { return q.why == obstacle::owner_cannot_login; });
 }
 
 bool is_current() noexcept { return database->generation == seen_generation; }
@@ -110,7 +115,8 @@ bool at_limit(const queue_info& q) noexcept {
   return q.concurrency > 0 && tasks_held(MyDatabaseId, q.id) >= q.concurrency;
 }
 
-// The queue whose most urgent lane comes first: by priority, then by how long something has been due.
+// The queue whose most urgent lane comes first: by priority, then by how long something has been
+// due.
 queue_info* choose(int* priority) noexcept {
   const TimestampTz now = clock_now();
   queue_info* best = nullptr;
@@ -143,10 +149,12 @@ int wanted(const queue_info& q) noexcept {
     return 1;
   }
   const int idle = count_workers(MyDatabaseId, my_slot->role).idle;
-  return std::clamp(static_cast<int>(prefetch_ms / q.average_ms) / (idle + 1), 1, worker_slot::max_prefetch);
+  return std::clamp(static_cast<int>(prefetch_ms / q.average_ms) / (idle + 1), 1,
+                    worker_slot::max_prefetch);
 }
 
-// Takes the place of `n` tasks in the slot, which is what a limit on concurrency counts; 0: the limit is reached.
+// Takes the place of `n` tasks in the slot, which is what a limit on concurrency counts; 0: the
+// limit is reached.
 int reserve(const queue_info& q, int n) noexcept {
   SpinLockAcquire(&q.entry->mutex);
   if (q.concurrency > 0) {
@@ -207,8 +215,8 @@ bool work(MemoryContext memory, claimed_task* tasks) {
   }
   hold(*q, tasks, claimed.count);
   my_slot->fresh = false;
-  // While this one is busy, another goes on: also when no more was found, for somebody may have come while the limit was reached
-  // only by the places reserved here.
+  // While this one is busy, another goes on: also when no more was found, for somebody may have
+  // come while the limit was reached only by the places reserved here.
   if (claimed.count > 0 && q->entry->earliest <= clock_now() && !at_limit(*q) &&
       wake_idle(MyDatabaseId, my_slot->role, 1) == 0 && !database->saturated) {
     poke_coordinator(database);
@@ -233,7 +241,8 @@ bool work(MemoryContext memory, claimed_task* tasks) {
 
 bool should_leave() noexcept {
   return my_slot->retire || database->holds > 0 ||
-         GetCurrentTimestamp() - my_slot->started_at > static_cast<TimestampTz>(settings::worker_max_age) * USECS_PER_SEC;
+         GetCurrentTimestamp() - my_slot->started_at >
+             static_cast<TimestampTz>(settings::worker_max_age) * USECS_PER_SEC;
 }
 
 // Asleep until there is work, or for long enough to leave. False: leave.
@@ -247,7 +256,8 @@ bool idle() {
   if (choose(&priority) == nullptr && database->generation == seen_generation && !should_leave()) {
     pg::call([] { pgstat_report_activity(STATE_IDLE, nullptr); });
     const bool woken = process::sleep(settings::worker_idle_timeout * 1000L, "UnderwayWorkerIdle");
-    // Who woke us may know that what blocked a queue is gone, and have found nothing changed in what it had seen itself.
+    // Who woke us may know that what blocked a queue is gone, and have found nothing changed in
+    // what it had seen itself.
     loaded = loaded && !some_blocked;
     stay = woken || count_workers(MyDatabaseId, InvalidOid).database <= settings::min_workers;
   }
@@ -259,11 +269,14 @@ bool idle() {
 }
 
 void run() {
-  MemoryContext memory =
-      pg::call([] { return AllocSetContextCreate(TopMemoryContext, "underway tasks", ALLOCSET_DEFAULT_SIZES); });
-  auto tasks = static_cast<claimed_task*>(
-      pg::call([] { return MemoryContextAlloc(TopMemoryContext, sizeof(claimed_task) * max_batch); }));
-  MemoryContext loop = pg::call([] { return AllocSetContextCreate(TopMemoryContext, "underway worker", ALLOCSET_DEFAULT_SIZES); });
+  MemoryContext memory = pg::call([] {
+    return AllocSetContextCreate(TopMemoryContext, "underway tasks", ALLOCSET_DEFAULT_SIZES);
+  });
+  auto tasks = static_cast<claimed_task*>(pg::call(
+      [] { return MemoryContextAlloc(TopMemoryContext, sizeof(claimed_task) * max_batch); }));
+  MemoryContext loop = pg::call([] {
+    return AllocSetContextCreate(TopMemoryContext, "underway worker", ALLOCSET_DEFAULT_SIZES);
+  });
   pg::call([] { prepare_to_execute(); });
   overdue_timer = pg::call([] { return RegisterTimeout(USER_TIMEOUT, tell_overdue); });
   int failures = 0;

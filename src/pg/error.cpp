@@ -3,7 +3,8 @@
 namespace underway::pg {
 
 error error::capture() noexcept {
-  MemoryContext context = AllocSetContextCreate(TopMemoryContext, "underway error", ALLOCSET_SMALL_SIZES);
+  MemoryContext context =
+      AllocSetContextCreate(TopMemoryContext, "underway error", ALLOCSET_SMALL_SIZES);
   MemoryContext old = MemoryContextSwitchTo(context);
   ErrorData* data = CopyErrorData();
   FlushErrorState();
@@ -34,7 +35,8 @@ void raise_foreign(const char* what, bool out_of_memory) {
   if (out_of_memory) {
     ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
   }
-  ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR), errmsg("underway: unexpected C++ exception: %s", what)));
+  ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR),
+                  errmsg("underway: unexpected C++ exception: %s", what)));
   pg_unreachable();
 }
 }  // namespace detail

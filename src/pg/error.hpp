@@ -1,9 +1,10 @@
 // The two doors between C++ and the server's longjmp errors.
 // call() goes in: runs server calls and turns an ereport into a C++ exception, pg::error.
-// boundary() comes out: the body of every extern "C" function; turns what was thrown back into an ereport.
-// Runs in: every process. Error discipline: CamelCase and SPI_ names are the server's and may longjmp, so they are called only
-// inside call(); ours are snake_case and may throw; noexcept does neither.
-// Invariant: no longjmp crosses a frame that has a destructor, and none leaves a catch block.
+// boundary() comes out: the body of every extern "C" function; turns what was thrown back into an
+// ereport. Runs in: every process. Error discipline: CamelCase and SPI_ names are the server's and
+// may longjmp, so they are called only inside call(); ours are snake_case and may throw; noexcept
+// does neither. Invariant: no longjmp crosses a frame that has a destructor, and none leaves a
+// catch block.
 #pragma once
 
 #include "server.hpp"
@@ -15,12 +16,15 @@
 
 namespace underway::pg {
 
-// An error of the server, taken out of its error stack. Owns the copy, in a memory context under TopMemoryContext, since the
-// transaction that it came from will be aborted. Swallowing one is legal only after that (sub)transaction was aborted.
+// An error of the server, taken out of its error stack. Owns the copy, in a memory context under
+// TopMemoryContext, since the transaction that it came from will be aborted. Swallowing one is
+// legal only after that (sub)transaction was aborted.
 class error {
  public:
-  static error capture() noexcept;  // to be called right after the longjmp, with the error still on the server's stack
-  error(error&& other) noexcept : context_(std::exchange(other.context_, nullptr)), data_(other.data_) {}
+  static error capture() noexcept;  // to be called right after the longjmp, with the error still on
+                                    // the server's stack
+  error(error&& other) noexcept
+      : context_(std::exchange(other.context_, nullptr)), data_(other.data_) {}
   error& operator=(error&&) = delete;
   error(const error&) = delete;
   ~error();
@@ -53,8 +57,7 @@ struct restore_error_stack {
 }  // namespace detail
 
 // Locals of f must be trivially destructible: a longjmp skips their destructors.
-template <class F>
-auto call(F&& f) -> decltype(f()) {
+template <class F> auto call(F&& f) -> decltype(f()) {
   using result = decltype(f());
   static_assert(std::is_void_v<result> || std::is_trivially_destructible_v<result>);
   detail::restore_error_stack before;
@@ -69,9 +72,9 @@ auto call(F&& f) -> decltype(f()) {
   throw error::capture();
 }
 
-// Raised after the handlers have ended: an ereport inside a catch block would leak the C++ exception for ever.
-template <class F>
-auto boundary(F&& f) -> decltype(f()) {
+// Raised after the handlers have ended: an ereport inside a catch block would leak the C++
+// exception for ever.
+template <class F> auto boundary(F&& f) -> decltype(f()) {
   ErrorData* raised = nullptr;
   bool out_of_memory = false;
   char what[256] = "";

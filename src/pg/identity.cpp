@@ -13,7 +13,8 @@ Oid catalog_lookup(Oid* owner) {
   // pg_extension has no syscache before 18: read it as get_extension_oid (extension.c) does.
   Relation rel = table_open(ExtensionRelationId, AccessShareLock);
   ScanKeyData key;
-  ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber, F_NAMEEQ, CStringGetDatum("underway"));
+  ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber, F_NAMEEQ,
+              CStringGetDatum("underway"));
   SysScanDesc scan = systable_beginscan(rel, ExtensionNameIndexId, true, nullptr, 1, &key);
   Oid oid = InvalidOid;
   HeapTuple tuple = systable_getnext(scan);
@@ -41,13 +42,16 @@ Oid extension_owner() {
   }
   return call([] {
     if (!watching) {
-      // REASSIGN OWNED changes the owner; its owner's row in pg_namespace changes with it, and that has a syscache.
-      CacheRegisterSyscacheCallback(NAMESPACEOID, [](Datum a, int, uint32) { forget_owner(a, InvalidOid); }, 0);
+      // REASSIGN OWNED changes the owner; its owner's row in pg_namespace changes with it, and that
+      // has a syscache.
+      CacheRegisterSyscacheCallback(
+          NAMESPACEOID, [](Datum a, int, uint32) { forget_owner(a, InvalidOid); }, 0);
       watching = true;
     }
     Oid owner = InvalidOid;
     if (!OidIsValid(catalog_lookup(&owner))) {
-      ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("extension \"underway\" does not exist in this database"),
+      ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+                      errmsg("extension \"underway\" does not exist in this database"),
                       errhint("CREATE EXTENSION underway;")));
     }
     cached_owner = owner;
@@ -69,26 +73,38 @@ as_owner::as_owner(bool quiet) : outer_(innermost) {
   plan_cache_mode_ = plan_cache_mode;
   jit_ = jit_enabled;
   lock_timeout_ = LockTimeout;
-  search_path_ = call([] { return MemoryContextStrdup(TopTransactionContext, namespace_search_path); });
+  search_path_ = call([] {
+    // First of all locks: see before_drop_extension (hooks.cpp), which takes it too before any
+    // other, so that DROP EXTENSION and a statement of ours never wait for each other in a circle.
+    const Oid schema = get_namespace_oid("underway_internal", true);
+    const Oid gate = OidIsValid(schema) ? get_relname_relid("queue", schema) : InvalidOid;
+    if (OidIsValid(gate)) {
+      LockRelationOid(gate, AccessShareLock);
+    }
+    return MemoryContextStrdup(TopTransactionContext, namespace_search_path);
+  });
   nest_ = NewGUCNestLevel();
   SetUserIdAndSecContext(owner, security_ | SECURITY_LOCAL_USERID_CHANGE);
   innermost = this;
   try {
     call([] {
-      (void)set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+      (void)set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
+                              GUC_ACTION_SAVE, true, 0, false);
     });
   } catch (...) {
     innermost = outer_;
     SetUserIdAndSecContext(user_, security_);
     throw;
   }
-  // Our statements are always nested loops over indexes: a plan made while a table is small must not turn into scans of it.
+  // Our statements are always nested loops over indexes: a plan made while a table is small must
+  // not turn into scans of it.
   enable_seqscan = enable_bitmapscan = enable_hashjoin = enable_mergejoin = false;
   enable_nestloop = enable_indexscan = enable_indexonlyscan = true;
   // PL/pgSQL parses our functions with the settings of whoever calls them first.
   standard_conforming_strings = true;
   plan_cache_mode = PLAN_CACHE_MODE_FORCE_GENERIC_PLAN;
-  // Where a scan cannot be helped, its cost is now such that the plan would be compiled, for hundreds of milliseconds.
+  // Where a scan cannot be helped, its cost is now such that the plan would be compiled, for
+  // hundreds of milliseconds.
   jit_enabled = false;
   if (quiet) {
     LockTimeout = 0;

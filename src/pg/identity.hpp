@@ -1,13 +1,15 @@
 // Being the extension's owner for the length of one statement of ours.
-// Runs in: any backend and our own processes. Error discipline: the constructor throws pg::error; the destructor does not.
-// Invariant: no code of a user runs inside: search_path is pinned, and everything that we run is ours.
+// Runs in: any backend and our own processes. Error discipline: the constructor throws pg::error;
+// the destructor does not. Invariant: no code of a user runs inside: search_path is pinned, and
+// everything that we run is ours.
 #pragma once
 
 #include "error.hpp"
 
 namespace underway::pg {
 
-// The extension's owner, found once and again after an invalidation; raises when there is no extension.
+// The extension's owner, found once and again after an invalidation; raises when there is no
+// extension.
 Oid extension_owner();
 // The extension's oid, or InvalidOid: looks in the catalog.
 Oid extension_oid();
@@ -30,7 +32,8 @@ class as_owner {
   int nest_ = 0;
   as_owner* outer_;
   char* search_path_;
-  bool seqscan_, bitmapscan_, hashjoin_, mergejoin_, nestloop_, indexscan_, indexonlyscan_, jit_, conforming_strings_;
+  bool seqscan_, bitmapscan_, hashjoin_, mergejoin_, nestloop_, indexscan_, indexonlyscan_, jit_,
+      conforming_strings_;
   int plan_cache_mode_, lock_timeout_;
 };
 

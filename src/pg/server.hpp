@@ -1,5 +1,6 @@
-// The server's headers, and nothing else includes them: postgres.h first, all inside one extern "C".
-// Runs in: every process. Invariant: C++ headers come after this one, since the server defines snprintf and friends as macros.
+// The server's headers, and nothing else includes them: postgres.h first, all inside one extern
+// "C". Runs in: every process. Invariant: C++ headers come after this one, since the server defines
+// snprintf and friends as macros.
 #pragma once
 
 extern "C" {

@@ -5,7 +5,8 @@ namespace underway::pg {
 Datum varlena_array(Datum* elements, bool* nulls, int n, Oid type) {
   int dims = n;
   int lower = 1;
-  return PointerGetDatum(construct_md_array(elements, nulls, 1, &dims, &lower, type, -1, false, TYPALIGN_INT));
+  return PointerGetDatum(
+      construct_md_array(elements, nulls, 1, &dims, &lower, type, -1, false, TYPALIGN_INT));
 }
 
 uint64 statement::start(const value* args, bool read_only) {
@@ -46,9 +47,7 @@ auto copied(const value& v, MemoryContext to, F&& copy) -> decltype(copy(v.datum
 char* to_c_string(Datum d) { return TextDatumGetCString(d); }
 }  // namespace
 
-char* row::text(int column, MemoryContext to) const {
-  return copied(get(column), to, to_c_string);
-}
+char* row::text(int column, MemoryContext to) const { return copied(get(column), to, to_c_string); }
 
 Jsonb* row::jsonb(int column, MemoryContext to) const {
   return copied(get(column), to, [](Datum d) { return DatumGetJsonbPCopy(d); });

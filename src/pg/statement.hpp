@@ -1,6 +1,7 @@
 // One prepared statement of ours, run by SPI as the extension's owner.
-// Runs in: any backend and our own processes, inside a transaction. Error discipline: throws pg::error.
-// Invariant: prepared once for the life of the process; plans are made again by the server when what they name changes.
+// Runs in: any backend and our own processes, inside a transaction. Error discipline: throws
+// pg::error. Invariant: prepared once for the life of the process; plans are made again by the
+// server when what they name changes.
 #pragma once
 
 #include "error.hpp"
@@ -20,7 +21,9 @@ inline value of_oid(Oid v) noexcept { return {ObjectIdGetDatum(v), false}; }
 inline value of_time(TimestampTz v) noexcept { return {TimestampTzGetDatum(v), false}; }
 inline value of_datum(Datum v, bool null) noexcept { return {v, null}; }
 // Allocates in the current context; call it where a longjmp is allowed.
-inline value of_text(const char* v) { return v == nullptr ? value{} : value{CStringGetTextDatum(v), false}; }
+inline value of_text(const char* v) {
+  return v == nullptr ? value{} : value{CStringGetTextDatum(v), false};
+}
 
 inline Datum uuid_array(Datum* ids, int n) {
   return PointerGetDatum(construct_array(ids, n, UUIDOID, UUID_LEN, false, TYPALIGN_CHAR));
@@ -61,14 +64,16 @@ class statement {
  public:
   static constexpr int max_args = 16;
   template <class... Oids>
-  constexpr explicit statement(const char* sql, Oids... types) noexcept : sql_(sql), types_{static_cast<Oid>(types)...}, n_(sizeof...(types)) {}
+  constexpr explicit statement(const char* sql, Oids... types) noexcept
+      : sql_(sql), types_{static_cast<Oid>(types)...}, n_(sizeof...(types)) {}
 
-  // each(row) is called inside call(): trivially destructible locals only. Returns the number of rows.
-  // at_latest: by a new snapshot, whatever the isolation level; the statement only reads, and so does what it calls.
-  template <class F>
-  uint64 run(const value* args, F&& each, bool at_latest = false) {
+  // each(row) is called inside call(): trivially destructible locals only. Returns the number of
+  // rows. at_latest: by a new snapshot, whatever the isolation level; the statement only reads, and
+  // so does what it calls.
+  template <class F> uint64 run(const value* args, F&& each, bool at_latest = false) {
     return call([&] {
-      // SPI asks for one from somebody outside (pquery.c, EnsurePortalSnapshotExists); our processes have no portal.
+      // SPI asks for one from somebody outside (pquery.c, EnsurePortalSnapshotExists); our
+      // processes have no portal.
       const bool pushed = at_latest || !ActiveSnapshotSet();
       if (pushed) {
         PushActiveSnapshot(at_latest ? GetLatestSnapshot() : GetTransactionSnapshot());

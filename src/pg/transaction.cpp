@@ -30,7 +30,12 @@ transaction::~transaction() {
     return;
   }
   try {
-    call([] { AbortCurrentTransaction(); });
+    call([] {
+      AbortCurrentTransaction();
+      // Those that a procedure's loop kept open over its COMMIT outlive the abort, as in the
+      // server's main loop (postgres.c).
+      PortalErrorCleanup();
+    });
   } catch (error&) {
     // A process that cannot abort has no state to go on with; its slot tells the coordinator.
     proc_exit(1);

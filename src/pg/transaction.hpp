@@ -1,6 +1,7 @@
 // A transaction of one of our own processes.
-// Runs in: background workers. Error discipline: throws pg::error; the destructor aborts what was not committed.
-// Invariant: when the object is gone, no transaction, snapshot or SPI level of it is left.
+// Runs in: background workers. Error discipline: throws pg::error; the destructor aborts what was
+// not committed. Invariant: when the object is gone, no transaction, snapshot or SPI level of it is
+// left.
 #pragma once
 
 #include "error.hpp"
@@ -9,7 +10,8 @@ namespace underway::pg {
 
 class transaction {
  public:
-  // ours: read committed, read write, no timeouts, whatever the session's settings are; else as the session has it.
+  // ours: read committed, read write, no timeouts, whatever the session's settings are; else as the
+  // session has it.
   enum class kind { ours, session };
   explicit transaction(kind k);
   ~transaction();

@@ -138,6 +138,21 @@ UPDATE underway_internal.queue SET settings = '{"no_such_setting": 1}' WHERE nam
 SELECT underway.alter_queue('read only', priority => 7);
 SELECT underway.enqueue('read only', '["work_mem"]') AS task \gset
 SELECT state, sqlstate, error FROM test.ends(:'task');
+-- A procedure that fails in a loop over which it has committed: the loop's portal is the error's, and not a burden to the next task.
+CREATE PROCEDURE breaks(input jsonb) LANGUAGE plpgsql AS $$
+DECLARE
+    n int;
+BEGIN
+    FOR n IN SELECT generate_series(1, 3) LOOP
+        COMMIT;
+        PERFORM 1 / (2 - n);
+    END LOOP;
+END $$;
+SELECT underway.create_queue('breaks', 'breaks', run_as => 'regress_session', retry => underway.retry_policy(max_attempts => 1));
+SELECT underway.enqueue('breaks') AS one, underway.enqueue('breaks') AS two \gset
+SELECT state, error FROM test.ends(:'one');
+SELECT state, error FROM test.ends(:'two');
+SELECT (underway.status(:'one')).worker = (underway.status(:'two')).worker AS one_worker;
 SELECT count(underway.drop_queue(name, true)) FROM underway.queues;
 ALTER SYSTEM RESET underway.max_workers_per_database;
 SELECT pg_reload_conf();

@@ -38,9 +38,11 @@ sub send
     my ($self, $sql) = @_;
     return undef unless $self->{in};
     $self->{mark} = 'end-' . ++$self->{count};
-    print { $self->{in} } "\\set ERROR false\n$sql\n;\n\\echo $self->{mark} :ERROR :SQLSTATE\n" or return undef;
-    $self->{in}->flush or return undef;
-    return 1;
+    return 1
+      if print { $self->{in} } "\\set ERROR false\n$sql\n;\n\\echo $self->{mark} :ERROR :SQLSTATE\n"
+      and $self->{in}->flush;
+    $self->close;    # psql is gone, and would not come back
+    return undef;
 }
 
 # What it printed, in lines; undef: the connection was lost. state() is the SQLSTATE of the last statement.
@@ -69,7 +71,7 @@ sub receive
 sub query
 {
     my ($self, $sql) = @_;
-    return $self->send($sql) ? $self->receive : do { $self->{state} = 'lost'; undef };
+    return $self->send($sql) ? $self->receive : do { $self->{state} = 'lost'; $self->{answer} = ''; undef };
 }
 
 sub state { return $_[0]{state} }

@@ -75,6 +75,21 @@ refused('owner', 'ALTER DATABASE app RENAME TO gone', qr/42501/);
 refused('owner', 'CREATE DATABASE gone TEMPLATE app', qr/42501/);
 sql($node, 'postgres', 'ALTER ROLE owner CREATEDB');
 
+# Refused to everybody who is in the database itself: nothing has to leave for them.
+my $before = processes_of('app');
+sql_fails($node, 'app', "SET ROLE owner;\nALTER DATABASE app RENAME TO gone", qr/0A000: .*current database/, 'RENAME from within');
+sql_fails($node, 'app', "SET ROLE owner;\nDROP DATABASE app", qr/55006: .*currently open/, 'DROP from within');
+sql_fails($node, 'app', "SET ROLE owner;\nDO 'BEGIN CREATE DATABASE gone TEMPLATE app; END'", qr/25001/, 'TEMPLATE in a function');
+is(processes_of('app'), $before, 'statements from within: nothing is stopped');
+# A handler that does it has an error, and is not ended as in the way.
+sql($node, 'app', <<'SQL');
+CREATE FUNCTION renames() RETURNS void LANGUAGE sql AS 'ALTER DATABASE app RENAME TO gone';
+SELECT underway.create_queue('renames', 'renames', retry => underway.retry_policy(max_attempts => 1));
+SQL
+my $renames = sql($node, 'app', "SELECT underway.enqueue('renames')");
+is(sql($node, 'app', "SELECT state, sqlstate, crashes FROM underway.await('$renames', '30 s')"), 'failed|0A000|0', 'RENAME by a handler is an error of its own');
+sql($node, 'app', "SELECT underway.drop_queue('renames')");
+
 # Statements that fail after our processes had to leave: all goes on.
 for my $case ([ 'ALTER DATABASE app RENAME TO side', qr/42P04/ ], [ 'CREATE DATABASE side TEMPLATE app', qr/42P04/ ],
     [ 'ALTER DATABASE app SET TABLESPACE nowhere', qr/42704/ ])
@@ -152,9 +167,9 @@ is_lively($node, 'made', 'a database that is no template any more');
 # DROP: this one by its owner from another database; another one while this one's workers are busy; with and without FORCE.
 make_busy($_) for ('app', 'side');
 my $side = processes_of('side');
+my $app = processes_of('app');
 sql_fails($node, 'app', 'DROP DATABASE app', qr/55006: cannot drop the currently open database/, 'DROP DATABASE of the own one');
-goes_on('app', 'DROP DATABASE that failed');
-make_busy('app');
+is(processes_of('app'), $app, 'DROP DATABASE of the own one: nothing is stopped');
 within(4, 'DROP DATABASE', sub { sql($node, 'side', 'SET ROLE owner; DROP DATABASE app') });
 is(processes_of('side'), $side, 'other databases are left alone');
 within(4, 'DROP DATABASE of an idle one', sub { sql($node, 'postgres', 'SET ROLE maker; DROP DATABASE made') });
