@@ -108,6 +108,22 @@ SELECT state FROM underway.status(:'past');
 SELECT clock_after('61 min');
 SELECT state, reason, error FROM test.ends(:'past');
 
+-- By its own timer, where nobody claims: an external queue, and a paused one, whenever it was paused.
+SELECT clock_after('0');
+SELECT underway.create_queue('short external', ttl => '50 ms'), underway.create_queue('short', 'f', ttl => '50 ms');
+SELECT underway.enqueue('short external') AS one, (underway.enqueue_many('short external', '{1,2}'))[2] AS two,
+    underway.enqueue('short external', delay => '100 ms') AS three \gset
+SELECT e.state, e.reason FROM unnest(ARRAY[:'one', :'two', :'three']::uuid[]) id, test.ends(id) e;
+SELECT underway.enqueue('short', delay => '100 ms') AS early \gset
+SELECT underway.pause_queue('short');
+SELECT underway.enqueue('short') AS late \gset
+SELECT state, reason FROM test.ends(:'late');
+SELECT state, reason FROM test.ends(:'early');
+SELECT underway.create_queue('without');
+SELECT underway.enqueue('without') AS one \gset
+SELECT underway.alter_queue('without', ttl => '50 ms');
+SELECT state, reason FROM test.ends(:'one');
+
 -- Many at once.
 SELECT cardinality(underway.enqueue_many('hour', array_fill('"many"'::jsonb, '{2500}'))),
     cardinality(underway.enqueue_many('hour', array_fill('"many"'::jsonb, '{1500}'), ttl => '1 min'));
