@@ -226,7 +226,7 @@ void run_together(queue_info* q, claimed_task* tasks, int n, MemoryContext memor
       persist([&] { give_back(tasks, n); });
       return;
     }
-    if (q->handler != tried && tries < transient_retries) {
+    if (!cancelled && q->handler != tried && tries < transient_retries) {
       continue;  // dropped and created again since the claim
     }
     if (n == 1) {

@@ -37,6 +37,29 @@ SELECT underway.enqueue('q') AS task \gset
 CREATE FUNCTION f(input jsonb) RETURNS int LANGUAGE sql AS 'SELECT 3';
 COMMIT;
 SELECT state, attempt, output FROM test.ends(:'task');
+-- Between the claim and the call: a worker is held there. Made anew, the new one runs; renamed, none does.
+CREATE FUNCTION at_waitpoint() RETURNS text LANGUAGE sql AS $$
+    SELECT $q$EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = 7867 AND objid = 2 AND NOT granted)$q$
+$$;
+SELECT pg_advisory_lock(7867, 2), underway_internal.arm_waitpoints(1 << 2);
+SELECT underway.enqueue('q') AS task \gset
+SELECT test.until(at_waitpoint());
+BEGIN;
+DROP FUNCTION f(jsonb);
+CREATE FUNCTION f(input jsonb) RETURNS int LANGUAGE sql AS 'SELECT 7';
+COMMIT;
+SELECT pg_advisory_unlock(7867, 2);
+SELECT state, attempt, failures, output FROM test.ends(:'task');
+SELECT pg_advisory_lock(7867, 2);
+SELECT underway.enqueue('q') AS task \gset
+SELECT test.until(at_waitpoint());
+ALTER FUNCTION f(jsonb) RENAME TO f_moved;
+SELECT underway_internal.arm_waitpoints(0), pg_advisory_unlock(7867, 2);
+SELECT test.until('NOT EXISTS (SELECT FROM underway.workers WHERE state = ''busy'')');
+SELECT looks('q', :'task');
+ALTER FUNCTION f_moved(jsonb) RENAME TO f;
+SELECT state, attempt, failures, output FROM test.ends(:'task');
+CREATE OR REPLACE FUNCTION f(input jsonb) RETURNS int LANGUAGE sql AS 'SELECT 3';
 -- Renamed, moved to another schema, and back.
 ALTER FUNCTION f(jsonb) RENAME TO f_moved;
 SELECT underway.enqueue('q') AS task \gset
