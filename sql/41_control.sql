@@ -233,9 +233,7 @@ BEGIN
     END IF;
     PERFORM underway_internal.note(t.queue_id, t.priority, t.run_at, t.id);
     UPDATE underway_internal.task x SET state = 'pending', paused_by = NULL WHERE x.id = id;
-    IF t.expires_at IS NOT NULL THEN
-        PERFORM underway_internal.note_expiry(t.expires_at);
-    END IF;
+    PERFORM underway_internal.note_expiry(coalesce(t.expires_at, underway_internal.clock()));
     RETURN 'pending';
 END $$;
 

@@ -119,10 +119,11 @@ FROM (
     FROM underway_internal.task t WHERE t.state = 'in_progress') x
 JOIN underway_internal.queue q ON q.id = x.queue_id
 WHERE x.queue_id IN (SELECT s.id FROM underway_internal.seen_queue s)
+   -- OFFSET 0: by id for each row, and not from a hash of all tasks.
    OR EXISTS (SELECT FROM underway_internal.task t
-       WHERE t.id = x.task_id AND t.enqueued_by IN (SELECT o.name FROM underway_internal.own_role o))
+       WHERE t.id = x.task_id AND t.enqueued_by IN (SELECT o.name FROM underway_internal.own_role o) OFFSET 0)
    OR EXISTS (SELECT FROM underway_internal.archive a
-       WHERE a.id = x.task_id AND a.enqueued_by IN (SELECT o.name FROM underway_internal.own_role o));
+       WHERE a.id = x.task_id AND a.enqueued_by IN (SELECT o.name FROM underway_internal.own_role o) OFFSET 0);
 COMMENT ON VIEW underway.attempts IS
 'Every attempt that is kept, of the tasks in underway.tasks. outcome: in_progress, succeeded, failed (retry_at says when it was tried again), lost (its worker went away), again (it asked to go on later), released, cancelled.';
 

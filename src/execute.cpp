@@ -119,7 +119,7 @@ class attempt {
  private:
   void run_one(handler* h, const claimed_task& task, finished_task* to) {
     pg::call([&] {
-      h->prepare(q_->handler);
+      h->prepare(q_->handler, q_->handler_schema, q_->handler_name);
       current_task = &task;
       start_notices();
       const int timeout = timeout_of(q_, task);
@@ -218,12 +218,16 @@ void run_together(queue_info* q, claimed_task* tasks, int n, MemoryContext memor
     }
     culprit = a.culprit;
     bool runnable = a.begun;
+    const Oid tried = q->handler;
     if (!runnable) {
       persist([&] { runnable = still_runnable(q); });
     }
     if (!runnable) {
       persist([&] { give_back(tasks, n); });
       return;
+    }
+    if (!cancelled && q->handler != tried && tries < transient_retries) {
+      continue;  // dropped and created again since the claim
     }
     if (n == 1) {
       persist([&] { record_failure(tasks[0], *failure, notices); });

@@ -76,17 +76,22 @@ Oid find_handler(const char* schema, const char* name, bool takes_input) {
   return fit ? function : InvalidOid;
 }
 
-void handler::prepare(Oid function) {
+void handler::prepare(Oid function, const char* schema, const char* name) {
   HeapTuple tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
   if (!HeapTupleIsValid(tuple)) {
     ereport(ERROR, (errcode(ERRCODE_UNDEFINED_FUNCTION), errmsg("the handler no longer exists")));
   }
   auto form = reinterpret_cast<Form_pg_proc>(GETSTRUCT(tuple));
-  // The plan is made from text: a function that was renamed or moved needs another one.
-  const char* schema = get_namespace_name(form->pronamespace);
+  const char* schema_now = get_namespace_name(form->pronamespace);
+  if (schema_now == nullptr || strcmp(schema_now, schema) != 0 ||
+      strcmp(NameStr(form->proname), name) != 0) {
+    // Renamed or moved since it was looked at.
+    ereport(ERROR, (errcode(ERRCODE_UNDEFINED_FUNCTION), errmsg("the handler no longer exists")));
+  }
+  // The plan is made from text: a function that is found again under another name needs another
+  // one.
   if (plan_ != nullptr) {
-    if (function == function_ && strcmp(schema_, schema) == 0 &&
-        strcmp(name_, NameStr(form->proname)) == 0) {
+    if (function == function_ && strcmp(schema_, schema) == 0 && strcmp(name_, name) == 0) {
       ReleaseSysCache(tuple);
       return;
     }
@@ -94,7 +99,7 @@ void handler::prepare(Oid function) {
     plan_ = nullptr;
   }
   strlcpy(schema_, schema, sizeof schema_);
-  strlcpy(name_, NameStr(form->proname), sizeof name_);
+  strlcpy(name_, name, sizeof name_);
   procedure_ = form->prokind == PROKIND_PROCEDURE;
   takes_input_ = form->pronargs == 1;
   const bool as_it_is = form->prorettype == JSONBOID || form->prorettype == VOIDOID ||
@@ -104,13 +109,13 @@ void handler::prepare(Oid function) {
                                                     : kind::jsonb;
   StringInfoData sql;
   initStringInfo(&sql);
-  const char* name = quote_qualified_identifier(schema_, name_);
+  const char* called = quote_qualified_identifier(schema_, name_);
   if (procedure_) {
-    appendStringInfo(&sql, "CALL %s(%s)", name, takes_input_ ? "$1" : "");
+    appendStringInfo(&sql, "CALL %s(%s)", called, takes_input_ ? "$1" : "");
   } else if (as_it_is) {
-    appendStringInfo(&sql, "SELECT %s(%s)", name, takes_input_ ? "$1" : "");
+    appendStringInfo(&sql, "SELECT %s(%s)", called, takes_input_ ? "$1" : "");
   } else {
-    appendStringInfo(&sql, "SELECT pg_catalog.to_jsonb(%s(%s))", name, takes_input_ ? "$1" : "");
+    appendStringInfo(&sql, "SELECT pg_catalog.to_jsonb(%s(%s))", called, takes_input_ ? "$1" : "");
   }
   ReleaseSysCache(tuple);
 

@@ -32,7 +32,7 @@ class handler {
   bool is_procedure() const noexcept { return procedure_; }
   // Looks the function up and analyses the call, as the session's user. Raises what the server
   // raises.
-  void prepare(Oid function);
+  void prepare(Oid function, const char* schema, const char* name);
   // begun: set once the handler was found.
   result run(Jsonb* input, MemoryContext results, bool* begun);
 
