@@ -139,6 +139,11 @@ SELECT seq_scan AS before FROM pg_stat_xact_all_tables WHERE relid = 'underway_i
 SELECT pending, pending_exact, due, in_progress, waiting FROM underway.queues WHERE name = 'all';
 SELECT count(oldest_due) FROM underway.queues;
 SELECT seq_scan - :before AS whole_scans FROM pg_stat_xact_all_tables WHERE relid = 'underway_internal.task'::regclass;
+-- So does why(): the tasks of other queues are not read.
+SELECT underway.enqueue('committed') AS task \gset
+SELECT seq_tup_read + idx_tup_fetch AS before FROM pg_stat_xact_all_tables WHERE relid = 'underway_internal.task'::regclass \gset
+SELECT underway.why(:'task') IS NOT NULL AS why;
+SELECT seq_tup_read + idx_tup_fetch - :before < 100 AS few FROM pg_stat_xact_all_tables WHERE relid = 'underway_internal.task'::regclass;
 ROLLBACK;
 
 SELECT underway.purge_queue('all');
