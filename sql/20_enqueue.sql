@@ -85,6 +85,8 @@ BEGIN
     PERFORM underway_internal.note(q.id, coalesce(priority, q.priority), due, task_id);
     IF expires IS NOT NULL THEN
         PERFORM underway_internal.note_expiry(expires);
+    ELSIF q.ttl IS NOT NULL AND (q.paused_at IS NOT NULL OR q.handler_name IS NULL) THEN
+        PERFORM underway_internal.note_expiry(greatest(due, now) + q.ttl);     -- perhaps nobody will claim it
     END IF;
     RETURN task_id;
 END $$;
@@ -184,6 +186,8 @@ BEGIN
         PERFORM underway_internal.note(q.id, priority, due, first_id, inserted);
         IF expires IS NOT NULL THEN
             PERFORM underway_internal.note_expiry(expires);
+        ELSIF q.ttl IS NOT NULL AND (q.paused_at IS NOT NULL OR q.handler_name IS NULL) THEN
+            PERFORM underway_internal.note_expiry(greatest(due, now) + q.ttl);
         END IF;
     END IF;
     RETURN ids;

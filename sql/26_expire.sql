@@ -68,10 +68,11 @@ BEGIN
     RETURN n;
 END $$;
 
--- When a task-level ttl is over next. What the sweep has passed over, since a client has it locked, is looked at again soon.
-CREATE FUNCTION underway_internal.next_expiry() RETURNS timestamptz LANGUAGE plpgsql AS $$
+-- When a ttl is over next: a task's own, or that of a queue from which nobody may be claiming (paused, external). Claims
+-- find the others, and the hourly sweep what a queue that is blocked holds. What the sweep of swept_at has passed over,
+-- since a client has it locked, is looked at again soon.
+CREATE FUNCTION underway_internal.next_expiry(swept_at timestamptz) RETURNS timestamptz LANGUAGE plpgsql AS $$
 DECLARE
-    now timestamptz := underway_internal.clock();
     next timestamptz;
 BEGIN
     SELECT t.expires_at INTO next FROM underway_internal.task t JOIN underway_internal.queue q ON q.id = t.queue_id
@@ -79,7 +80,15 @@ BEGIN
           AND q.home_system = underway_internal.system_identifier()
           AND q.home_database = (SELECT d.oid::bigint FROM pg_database d WHERE d.datname = current_database())
         ORDER BY t.expires_at LIMIT 1;
-    RETURN CASE WHEN next <= now THEN now + interval '5 s' ELSE next END;
+    next := least(next, (SELECT min(greatest(s.run_at, s.enqueued_at) + q.ttl)
+        FROM underway_internal.queue q CROSS JOIN generate_series(0, 15) p CROSS JOIN LATERAL (
+            SELECT t.run_at, t.enqueued_at FROM underway_internal.task t
+            WHERE t.queue_id = q.id AND t.priority = p AND t.state = 'pending' AND t.attempt = 0 AND t.expires_at IS NULL
+            ORDER BY t.run_at, t.id LIMIT 1) s
+        WHERE q.ttl IS NOT NULL AND (q.paused_at IS NOT NULL OR q.handler_name IS NULL) AND q.dropped_at IS NULL
+          AND q.home_system = underway_internal.system_identifier()
+          AND q.home_database = (SELECT d.oid::bigint FROM pg_database d WHERE d.datname = current_database())));
+    RETURN CASE WHEN next <= swept_at THEN underway_internal.clock() + interval '5 s' ELSE next END;
 END $$;
 
 -- Tasks that committed into a queue while, or after, it was dropped.

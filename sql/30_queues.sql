@@ -150,6 +150,9 @@ BEGIN
             timeout = q.timeout, heartbeat = q.heartbeat, ttl = q.ttl, dead_letter = q.dead_letter, keep = q.keep,
             batch = q.batch, durability = q.durability, group_concurrency = q.group_concurrency, settings = q.settings
         WHERE x.id = q.id;
+    IF q.ttl IS NOT NULL THEN
+        PERFORM underway_internal.note_expiry(underway_internal.clock());
+    END IF;
     RETURN underway_internal.queue_changed(q.id);
 END $$;
 

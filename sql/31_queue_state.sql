@@ -140,6 +140,9 @@ BEGIN
     END IF;
     UPDATE underway_internal.queue x SET paused_at = underway_internal.clock(), paused_by = pg_get_userbyid(caller)
         WHERE x.id = q.id;
+    IF q.ttl IS NOT NULL THEN
+        PERFORM underway_internal.note_expiry(underway_internal.clock());      -- the sweep sets its timer
+    END IF;
     RETURN underway_internal.queue_changed(q.id) IS NOT NULL;
 END $$;
 

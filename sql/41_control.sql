@@ -15,14 +15,20 @@ BEGIN
             RETURN seen;
         END IF;
         PERFORM underway_internal.note_locked(seen.queue_id, seen.priority, seen.run_at, seen.id);
-        SELECT x.* INTO t FROM underway_internal.task x
-            WHERE x.id = lock_unfinished.id AND x.state <> 'in_progress' FOR UPDATE;
-        IF FOUND THEN
-            IF (t.queue_id, t.priority, t.run_at) IS DISTINCT FROM (seen.queue_id, seen.priority, seen.run_at) THEN
-                PERFORM underway_internal.note_locked(t.queue_id, t.priority, t.run_at, t.id);
+        -- A claim that commits while this waits leaves the row locked by us, whatever a condition on its state says: given up with
+        -- the subtransaction, so that an idle transaction of a client never keeps a worker from finishing.
+        BEGIN
+            SELECT x.* INTO t FROM underway_internal.task x WHERE x.id = lock_unfinished.id FOR UPDATE;
+            IF FOUND AND t.state <> 'in_progress' THEN
+                IF (t.queue_id, t.priority, t.run_at) IS DISTINCT FROM (seen.queue_id, seen.priority, seen.run_at) THEN
+                    PERFORM underway_internal.note_locked(t.queue_id, t.priority, t.run_at, t.id);
+                END IF;
+                RETURN t;
             END IF;
-            RETURN t;
-        END IF;
+            RAISE EXCEPTION USING ERRCODE = 'UW900', MESSAGE = 'the row is given up';
+        EXCEPTION WHEN SQLSTATE 'UW900' THEN
+            NULL;   -- look again
+        END;
     END LOOP;
 END $$;
 
@@ -227,9 +233,7 @@ BEGIN
     END IF;
     PERFORM underway_internal.note(t.queue_id, t.priority, t.run_at, t.id);
     UPDATE underway_internal.task x SET state = 'pending', paused_by = NULL WHERE x.id = id;
-    IF t.expires_at IS NOT NULL THEN
-        PERFORM underway_internal.note_expiry(t.expires_at);
-    END IF;
+    PERFORM underway_internal.note_expiry(coalesce(t.expires_at, underway_internal.clock()));
     RETURN 'pending';
 END $$;
 

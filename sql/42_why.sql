@@ -70,7 +70,7 @@ BEGIN
         SELECT count(*) FILTER (WHERE w.state = 'busy'), count(*) FILTER (WHERE w.state = 'busy' AND w.database = here),
                 count(*) FILTER (WHERE w.database = here)
             INTO busy, busy_here, workers_here FROM underway_internal.workers() w;
-        SELECT count(*) INTO running FROM underway_internal.task x WHERE x.queue_id = t.queue_id AND x.state = 'in_progress';
+        SELECT c.in_progress INTO running FROM underway_internal.count_tasks(NULL, t.queue_id) c;
         line := CASE
             WHEN running >= q.concurrency
                 THEN format('%s of %s tasks of the queue in progress (its concurrency)', running, q.concurrency)

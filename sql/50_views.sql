@@ -15,7 +15,6 @@ WHERE (SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = current_us
        WHERE g."right" IN ('see', 'manage')
          AND (g.role = 'public' OR g.role IN (SELECT o.name FROM underway_internal.own_role o)));
 
--- The queues that the reader has any right on. Counts are expressions and not joins: what is not asked for is not counted.
 -- What a queue holds. By the gateway, which forces plans by index: planned with the reader's statement, a table that has just been filled
 -- or emptied, and not analysed since, is scanned as a whole for every priority of every queue.
 CREATE FUNCTION underway_internal.count_tasks(caller oid, queue int, OUT pending bigint, OUT pending_exact bool, OUT due bigint,
@@ -44,6 +43,7 @@ CREATE FUNCTION underway_internal.count_tasks(queue int, OUT pending bigint, OUT
         OUT in_progress bigint, OUT waiting bigint, OUT oldest_due timestamptz) STABLE
     AS 'MODULE_PATHNAME', 'underway_gateway' LANGUAGE C;
 
+-- The queues that the reader has any right on.
 CREATE VIEW underway.queues WITH (security_barrier) AS
 SELECT q.name, q.owner, f.handler,
     CASE WHEN f.away OR current_setting('underway.enabled', true) = 'off' THEN 'held'
@@ -120,10 +120,11 @@ FROM (
     FROM underway_internal.task t WHERE t.state = 'in_progress') x
 JOIN underway_internal.queue q ON q.id = x.queue_id
 WHERE x.queue_id IN (SELECT s.id FROM underway_internal.seen_queue s)
+   -- OFFSET 0: by id for each row, and not from a hash of all tasks.
    OR EXISTS (SELECT FROM underway_internal.task t
-       WHERE t.id = x.task_id AND t.enqueued_by IN (SELECT o.name FROM underway_internal.own_role o))
+       WHERE t.id = x.task_id AND t.enqueued_by IN (SELECT o.name FROM underway_internal.own_role o) OFFSET 0)
    OR EXISTS (SELECT FROM underway_internal.archive a
-       WHERE a.id = x.task_id AND a.enqueued_by IN (SELECT o.name FROM underway_internal.own_role o));
+       WHERE a.id = x.task_id AND a.enqueued_by IN (SELECT o.name FROM underway_internal.own_role o) OFFSET 0);
 COMMENT ON VIEW underway.attempts IS
 'Every attempt that is kept, of the tasks in underway.tasks. outcome: in_progress, succeeded, failed (retry_at says when it was tried again), lost (its worker went away), again (it asked to go on later), released, cancelled.';
 

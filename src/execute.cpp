@@ -97,8 +97,8 @@ class attempt {
 
   // All of them in one transaction. Throws; then `culprit` is the task whose handler raised, or -1.
   void run(const claimed_task* tasks, int n) {
-    const step_function* f = q_->workflow ? find_step(q_, tasks[0]) : nullptr;
-    if (f != nullptr && f->name == nullptr) {
+    f_ = q_->workflow ? find_step(q_, tasks[0]) : nullptr;
+    if (f_ != nullptr && f_->name == nullptr) {
       run_nothing(tasks[0]);
       return;
     }
@@ -107,9 +107,8 @@ class attempt {
     results_ = static_cast<finished_task*>(pg::call([&] {
       return MemoryContextAllocZero(memory_, sizeof(finished_task) * static_cast<Size>(n));
     }));
-    set_ = f != nullptr && f->set;
-    function_ = f != nullptr ? resolve(q_, *f) : q_->handler;
-    handler* h = handler_of(function_, set_);
+    function_ = f_ != nullptr ? resolve(q_, *f_) : q_->handler;
+    handler* h = handler_of(function_, f_ != nullptr && f_->set);
     pg::call([&] {
       // Not with a suspect: its end could be lost with the next crash, and be charged to it.
       if (q_->async &&
@@ -156,10 +155,12 @@ class attempt {
 
   void run_one(handler* h, const claimed_task& task, finished_task* to) {
     pg::call([&] {
-      if (set_) {
-        h->prepare_set(function_);
+      if (f_ == nullptr) {
+        h->prepare(q_->handler, q_->handler_schema, q_->handler_name);
+      } else if (f_->set) {
+        h->prepare_set(function_, f_->schema, f_->name);
       } else {
-        h->prepare(function_);
+        h->prepare(function_, f_->schema, f_->name);
       }
       current_task = &task;
       start_notices();
@@ -184,8 +185,8 @@ class attempt {
   queue_info* q_;
   MemoryContext memory_;
   following* next_;
+  const step_function* f_ = nullptr;  // null: the queue's handler
   Oid function_ = InvalidOid;
-  bool set_ = false;
   finished_task* results_ = nullptr;
 };
 
@@ -266,12 +267,16 @@ void run_together(queue_info* q, claimed_task* tasks, int n, MemoryContext memor
     }
     culprit = a.culprit;
     bool runnable = a.begun;
+    const Oid tried = q->handler;
     if (!runnable) {
       persist([&] { runnable = still_runnable(q); });
     }
     if (!runnable) {
       persist([&] { give_back(tasks, n); });
       return;
+    }
+    if (!cancelled && q->handler != tried && tries < transient_retries) {
+      continue;  // dropped and created again since the claim
     }
     if (n == 1) {
       persist([&] { record_failure(tasks[0], *failure, notices); });

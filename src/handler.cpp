@@ -101,21 +101,31 @@ Oid find_set_function(const char* schema, const char* name, bool takes_input) {
                                                                                 : InvalidOid;
 }
 
-void handler::prepare_set(Oid function) {
-  const char* schema = get_namespace_name(get_func_namespace(function));
-  const char* name = get_func_name(function);
-  if (schema == nullptr || name == nullptr) {
+bool handler::is_planned(Oid function, const char* schema, const char* name) {
+  // The plan is made from text: a function that was renamed or moved since it was looked at is not
+  // run, and one that is found again under another name needs another plan.
+  const char* schema_now = get_namespace_name(get_func_namespace(function));
+  const char* name_now = get_func_name(function);
+  if (schema_now == nullptr || name_now == nullptr || strcmp(schema_now, schema) != 0 ||
+      strcmp(name_now, name) != 0) {
     ereport(ERROR, (errcode(ERRCODE_UNDEFINED_FUNCTION), errmsg("the handler no longer exists")));
   }
   if (plan_ != nullptr) {
     if (function == function_ && strcmp(schema_, schema) == 0 && strcmp(name_, name) == 0) {
-      return;
+      return true;
     }
     DropCachedPlan(plan_);
     plan_ = nullptr;
   }
   strlcpy(schema_, schema, sizeof schema_);
   strlcpy(name_, name, sizeof name_);
+  return false;
+}
+
+void handler::prepare_set(Oid function, const char* schema, const char* name) {
+  if (is_planned(function, schema, name)) {
+    return;
+  }
   takes_input_ = get_func_nargs(function) > 0;
   kind_ = kind::jsonb;
   make_plan(
@@ -125,25 +135,15 @@ void handler::prepare_set(Oid function) {
   function_ = function;
 }
 
-void handler::prepare(Oid function) {
+void handler::prepare(Oid function, const char* schema, const char* name) {
+  if (is_planned(function, schema, name)) {
+    return;
+  }
   HeapTuple tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
   if (!HeapTupleIsValid(tuple)) {
     ereport(ERROR, (errcode(ERRCODE_UNDEFINED_FUNCTION), errmsg("the handler no longer exists")));
   }
   auto form = reinterpret_cast<Form_pg_proc>(GETSTRUCT(tuple));
-  // The plan is made from text: a function that was renamed or moved needs another one.
-  const char* schema = get_namespace_name(form->pronamespace);
-  if (plan_ != nullptr) {
-    if (function == function_ && strcmp(schema_, schema) == 0 &&
-        strcmp(name_, NameStr(form->proname)) == 0) {
-      ReleaseSysCache(tuple);
-      return;
-    }
-    DropCachedPlan(plan_);
-    plan_ = nullptr;
-  }
-  strlcpy(schema_, schema, sizeof schema_);
-  strlcpy(name_, NameStr(form->proname), sizeof name_);
   procedure_ = form->prokind == PROKIND_PROCEDURE;
   takes_input_ = form->pronargs == 1;
   const bool as_it_is = form->prorettype == JSONBOID || form->prorettype == VOIDOID ||
@@ -153,13 +153,13 @@ void handler::prepare(Oid function) {
                                                     : kind::jsonb;
   StringInfoData sql;
   initStringInfo(&sql);
-  const char* name = quote_qualified_identifier(schema_, name_);
+  const char* called = quote_qualified_identifier(schema_, name_);
   if (procedure_) {
-    appendStringInfo(&sql, "CALL %s(%s)", name, takes_input_ ? "$1" : "");
+    appendStringInfo(&sql, "CALL %s(%s)", called, takes_input_ ? "$1" : "");
   } else if (as_it_is) {
-    appendStringInfo(&sql, "SELECT %s(%s)", name, takes_input_ ? "$1" : "");
+    appendStringInfo(&sql, "SELECT %s(%s)", called, takes_input_ ? "$1" : "");
   } else {
-    appendStringInfo(&sql, "SELECT pg_catalog.to_jsonb(%s(%s))", name, takes_input_ ? "$1" : "");
+    appendStringInfo(&sql, "SELECT pg_catalog.to_jsonb(%s(%s))", called, takes_input_ ? "$1" : "");
   }
   ReleaseSysCache(tuple);
   make_plan(sql.data);

@@ -40,13 +40,14 @@ class handler {
   bool is_procedure() const noexcept { return procedure_; }
   // Looks the function up and analyses the call, as the session's user. Raises what the server
   // raises.
-  void prepare(Oid function);
+  void prepare(Oid function, const char* schema, const char* name);
   // begun: set once the handler was found.
   result run(Jsonb* input, MemoryContext results, bool* begun);
   // prepare() for a function that returns a set: its output is the array of its rows.
-  void prepare_set(Oid function);
+  void prepare_set(Oid function, const char* schema, const char* name);
 
  private:
+  bool is_planned(Oid function, const char* schema, const char* name);
   void make_plan(const char* sql);
   enum class kind { nothing, jsonb, transition };
   Oid function_ = InvalidOid;

@@ -69,10 +69,43 @@ void earlier_work(database_entry* db) {
   }
 }
 
+namespace {
+
+struct unbegun {
+  int count = 0;
+  claimed_task tasks[worker_slot::max_prefetch];
+};
+
+// What a worker has claimed and not begun, and does not hold any longer after this. Of one that
+// lives, only while it is overdue: else it is past them, may hold others by now, and have begun
+// those.
+void take_unbegun(worker_slot* slot, bool lives, unbegun* back) noexcept {
+  SpinLockAcquire(&slot->mutex);
+  const int last = slot->overdue.exchange(false) || !lives
+                       ? Min(slot->prefetched, worker_slot::max_prefetch)
+                       : 0;
+  for (int i = slot->begun; i < last; i++) {
+    back->tasks[back->count].id = slot->ids[i];
+    back->tasks[back->count].attempt = slot->attempts[i];
+    back->count++;
+  }
+  if (back->count > 0) {
+    slot->prefetched = slot->begun;
+    slot->revoked += back->count;
+    slot->tasks -= back->count;
+  }
+  SpinLockRelease(&slot->mutex);
+}
+
+}  // namespace
+
 void dead_workers(database_entry* db) {
   for (int n = 0; n < shared->slots_size; n++) {
     worker_slot* slot = slot_at(n);
     if (slot->state == slot_state::dead && slot->database == db->oid) {
+      unbegun back;
+      take_unbegun(slot, false, &back);
+      give_back(back.tasks, back.count);
       pg::value args[6] = {pg::of(shared->boot), pg::of(n),
                            pg::of(static_cast<int32>(slot->generation))};
       pg::call([&args, slot] { args[3] = pg::of_text(name_of(slot->died)); });
@@ -95,25 +128,10 @@ void overdue(database_entry* db) {
     if (slot->database != db->oid || !slot->overdue) {
       continue;
     }
-    claimed_task back[worker_slot::max_prefetch];
-    int count = 0;
-    SpinLockAcquire(&slot->mutex);
-    // Not when the worker is past them: it may hold others by now, and have begun those.
-    const int last =
-        slot->overdue.exchange(false) ? Min(slot->prefetched, worker_slot::max_prefetch) : 0;
-    for (int i = slot->begun; i < last; i++) {
-      back[count].id = slot->ids[i];
-      back[count].attempt = slot->attempts[i];
-      count++;
-    }
-    if (count > 0) {
-      slot->prefetched = slot->begun;
-      slot->revoked += count;
-      slot->tasks -= count;
-    }
-    SpinLockRelease(&slot->mutex);
-    give_back(back, count);
-    slot->revoked -= count;
+    unbegun back;
+    take_unbegun(slot, true, &back);
+    give_back(back.tasks, back.count);
+    slot->revoked -= back.count;
   }
 }
 

@@ -16,7 +16,7 @@ namespace {
 constexpr int most_at_once = 1000;
 
 pg::statement expire("SELECT underway_internal.expire($1, $2)", INTERVALOID, INT4OID);
-pg::statement next_expiry("SELECT underway_internal.next_expiry()");
+pg::statement next_expiry("SELECT underway_internal.next_expiry($1)", TIMESTAMPTZOID);
 pg::statement end_dropped("SELECT underway_internal.end_dropped($1, $2)", INT4OID, INT4OID);
 pg::statement rotate("SELECT underway_internal.rotate($1, $2, $3)", TEXTOID, INT4OID, INTERVALOID);
 pg::statement next_rotation("SELECT underway_internal.next_rotation($1, $2)", INTERVALOID,
@@ -58,8 +58,9 @@ void expire_tasks(database_entry* db) {
   db->next_expiry = DT_NOEND;
   const Interval ttl = {0, settings::default_ttl_days, 0};
   const pg::value args[2] = {pg::of(&ttl), pg::of(most_at_once)};
+  const pg::value swept_at = pg::of_time(clock_now());
   until_less(&expire, args);
-  const TimestampTz next = ask(&next_expiry, nullptr);
+  const TimestampTz next = ask(&next_expiry, &swept_at);
   TimestampTz noted = db->next_expiry;
   while (next < noted && !db->next_expiry.compare_exchange_weak(noted, next)) {
   }

@@ -15,7 +15,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 sys.dont_write_bytecode = True
 
 from lib import plot, report  # noqa: E402
-from lib.bench import Bench, about  # noqa: E402
+from lib.bench import Bench, about, others_share  # noqa: E402
 
 WORKLOADS = ("enqueue", "enqueue_many", "drain", "drain_batch", "external", "latency", "held", "claim_pending", "claim_around",
              "growth", "wake_up", "pgbench_idle", "idle")
@@ -36,11 +36,13 @@ def main():
     began = time.monotonic()
     bench = Bench(long, minutes)
     failed = []
+    others = {}  # before each workload
     try:
         facts = about(bench, "long" if long else "short")
         print("\n".join(f"{name}: {value}" for name, value in facts.items()), flush=True)
         print()
         for name in only:
+            others[name] = round(others_share(), 2)
             started = time.monotonic()
             signal.alarm(round(MOST_SECONDS[long] + 240 * (minutes or 0)))
             try:
@@ -52,16 +54,17 @@ def main():
                 bench.server.restart()
             finally:
                 signal.alarm(0)
-            print(f"  {name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+            print(f"  {name}: {time.monotonic() - started:.0f} s (before it, {others[name]:.0%} of the machine was in use)", file=sys.stderr, flush=True)
         facts["load at the end"] = os.getloadavg()[0]
+        facts["in use before each workload"] = others
     finally:
         bench.close()
 
     print()
     print(report.table(bench.rows))
     print(f"\n{time.monotonic() - began:.0f} s in all; load average at the start {facts['load at the start']:.1f}, at the end {facts['load at the end']:.1f}")
-    if facts["load at the start"] > 1.5:
-        print("The machine was busy with other things when this began: do not believe these figures.")
+    if facts["load at the start"] > 1.5 or max(others.values()) > 0.2:
+        print("The machine was busy with other things: do not believe these figures.")
     with open(os.path.join(os.environ["RESULTS"], "bench.json"), "w") as file:
         file.write(report.as_json(facts, bench.rows))
     with open(os.path.join(os.environ["RESULTS"], "bench.svg"), "w") as file:

@@ -37,14 +37,16 @@ BEGIN
     END IF;
     RETURN NULL;
 END $$;
-CREATE CONSTRAINT TRIGGER late AFTER INSERT ON effect DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION at_commit();
+CREATE CONSTRAINT TRIGGER late AFTER INSERT
+    ON effect DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION at_commit();
 CREATE FUNCTION triggers(input jsonb) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO effect VALUES (underway.task_id(), input ->> 'what');
     RETURN 'returned';
 END $$;
 SELECT one_attempt('triggers');
-SELECT underway.enqueue('triggers', '{"what": "fails at the commit"}') AS bad, underway.enqueue('triggers', '{"what": "goes on"}') AS good \gset
+SELECT underway.enqueue('triggers', '{"what": "fails at the commit"}') AS bad, underway.enqueue('triggers',
+    '{"what": "goes on"}') AS good \gset
 SELECT * FROM test.ends(:'bad');
 SELECT * FROM test.ends(:'good');
 SELECT task = :'good' AS good, what FROM effect WHERE task IN (:'bad', :'good') ORDER BY what;
@@ -96,14 +98,16 @@ SELECT underway.enqueue('talks', '"SELECT 1"') AS task \gset
 SELECT e.state, t.notices FROM test.ends(:'task') e, underway.status(:'task') t;
 
 -- Errors with much text are cut too.
-SELECT underway.enqueue('talks', to_jsonb('DO $d$ BEGIN RAISE EXCEPTION USING MESSAGE = repeat(''é'', 1000000), DETAIL = repeat(''x'', 1000000); END $d$'::text)) AS task \gset
+SELECT underway.enqueue('talks',
+    to_jsonb('DO $d$ BEGIN RAISE EXCEPTION USING MESSAGE = repeat(''é'', 1000000), DETAIL = repeat(''x'', 1000000); END $d$'::text)) AS task \gset
 SELECT state, octet_length(error) AS error FROM test.ends(:'task');
 SELECT octet_length(detail) AS detail, octet_length(error) AS error FROM underway.status(:'task');
 -- A recursion without an end.
 CREATE FUNCTION recurses(input jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$ BEGIN RETURN recurses(input); END $$;
 SELECT one_attempt('recurses');
 SELECT underway.enqueue('recurses') AS task \gset
-SELECT state, sqlstate, error, length(context) <= 16384 AS cut FROM test.ends(:'task'), LATERAL (SELECT context FROM underway.status(:'task')) c;
+SELECT state, sqlstate, error, length(context) <= 16384 AS cut FROM test.ends(:'task'), LATERAL (SELECT context
+    FROM underway.status(:'task')) c;
 
 -- Progress is seen while the task runs, by no commit of anybody.
 CREATE TABLE gate (open bool);
@@ -118,7 +122,8 @@ BEGIN
     BEGIN
         PERFORM underway.progress(to_jsonb(repeat('x', 600)));
     EXCEPTION WHEN invalid_parameter_value THEN
-        RAISE NOTICE '% / %', SQLERRM, (SELECT hint FROM test.error($e$SELECT underway.progress(to_jsonb(repeat('x', 600)))$e$));
+        RAISE NOTICE '% / %', SQLERRM, (SELECT hint
+            FROM test.error($e$SELECT underway.progress(to_jsonb(repeat('x', 600)))$e$));
     END;
     PERFORM underway.progress(to_jsonb(repeat('x', 498)));
     RETURN said;
@@ -127,10 +132,12 @@ SELECT one_attempt('works');
 SELECT underway.enqueue('works') AS task \gset
 SELECT test.until(format('(SELECT progress IS NOT NULL FROM underway.status(%L))', :'task'));
 SELECT state, progress FROM underway.status(:'task');
-SELECT w.state, w.queue, w.task_id = :'task' AS task, w.attempt, w.task_started_at IS NOT NULL AS started, a.backend_type, a.query ~ 'works' AS in_activity
+SELECT w.state, w.queue, w.task_id = :'task' AS task, w.attempt, w.task_started_at IS NOT NULL AS started,
+    a.backend_type, a.query ~ 'works' AS in_activity
     FROM underway.workers w JOIN pg_stat_activity a USING (pid) WHERE w.task_id = :'task';
 SELECT state, in_progress FROM underway.queues WHERE name = 'works';
-SELECT regexp_replace(regexp_replace(underway.why(:'task'), ' since .*\)', ' since <time>'), 'worker \d+ \(pid \d+', 'worker <n> (pid <n>');
+SELECT regexp_replace(regexp_replace(underway.why(:'task'), ' since .*\)', ' since <time>'), 'worker \d+ \(pid \d+',
+    'worker <n> (pid <n>');
 INSERT INTO gate VALUES (true);
 SELECT state, output FROM test.ends(:'task');
 SELECT progress, notices FROM underway.status(:'task');
@@ -143,7 +150,8 @@ BEGIN
     RETURN '"awake"';
 END $$;
 SELECT one_attempt('sleeps', '50 ms');
-SELECT underway.enqueue('sleeps', '{"s": 600}') AS by_queue, underway.enqueue('sleeps', '{"s": 600}', timeout => '20 ms') AS by_task,
+SELECT underway.enqueue('sleeps', '{"s": 600}') AS by_queue, underway.enqueue('sleeps', '{"s": 600}',
+    timeout => '20 ms') AS by_task,
     underway.enqueue('sleeps', '{"s": 0.1}', timeout => '1 h') AS long \gset
 SELECT * FROM test.ends(:'by_queue');
 SELECT hint, detail, notices FROM underway.status(:'by_queue');

@@ -4,13 +4,15 @@
 \set ECHO none
 \i :helpers
 \set ECHO all
-CREATE TABLE effect (n serial, task uuid, xid xid8 DEFAULT pg_current_xact_id(), at timestamptz DEFAULT now(), input jsonb, headers jsonb, attempt int);
+CREATE TABLE effect (n serial, task uuid, xid xid8 DEFAULT pg_current_xact_id(), at timestamptz DEFAULT now(),
+    input jsonb, headers jsonb, attempt int);
 CREATE TABLE parent (id int PRIMARY KEY);
 CREATE TABLE child (parent int REFERENCES parent DEFERRABLE INITIALLY DEFERRED);
 CREATE SEQUENCE tries;
 CREATE FUNCTION f(input jsonb) RETURNS underway.transition LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO effect (task, input, headers, attempt) VALUES (underway.task_id(), input, underway.headers(), underway.attempt());
+    INSERT INTO effect (task, input, headers, attempt)
+        VALUES (underway.task_id(), input, underway.headers(), underway.attempt());
     RAISE NOTICE 'n is %', input -> 'n';
     CASE input ->> 'do'
         WHEN 'fail' THEN RAISE EXCEPTION 'failed n %', input -> 'n';
@@ -26,29 +28,34 @@ BEGIN
     END CASE;
     RETURN NULL;
 END $$;
-SELECT underway.create_queue('q', 'f', batch => 50, concurrency => 50, timeout => '500 ms', retry => underway.retry_policy(max_attempts => 2, initial_interval => '0'));
+SELECT underway.create_queue('q', 'f', batch => 50, concurrency => 50, timeout => '500 ms',
+    retry => underway.retry_policy(max_attempts => 2, initial_interval => '0'));
 
 -- Enqueues n tasks of which some do something special, in one transaction: they are claimed together.
 CREATE TABLE run (id uuid, n bigint);
 CREATE FUNCTION enqueue(n int, special jsonb DEFAULT '{}') RETURNS void LANGUAGE sql AS $$
     TRUNCATE run, effect;
     INSERT INTO run SELECT u.id, u.n FROM unnest(underway.enqueue_many('q',
-        ARRAY(SELECT jsonb_build_object('n', i, 'do', special ->> i::text) FROM generate_series(1, n) i), headers => '{"h": 1}')) WITH ORDINALITY u(id, n)
+        ARRAY(SELECT jsonb_build_object('n', i, 'do', special ->> i::text)
+            FROM generate_series(1, n) i), headers => '{"h": 1}')) WITH ORDINALITY u(id, n)
 $$;
 CREATE FUNCTION ended() RETURNS text LANGUAGE sql AS $$ SELECT count(e.state) || ' ended' FROM run, test.ends(id) e $$;
 -- How they ended; effects: rows that stand per task; together: how many of the tasks share a transaction with another.
 CREATE VIEW ends AS
-    SELECT e.input ->> 'do' AS do, e.state, e.attempt, e.failures, e.reason, e.error, count(*) AS tasks, sum(effects) AS effects, bool_and(e.notices = 'NOTICE: n is ' || r.n) AS own_notices
+    SELECT e.input ->> 'do' AS do, e.state, e.attempt, e.failures, e.reason, e.error, count(*) AS tasks,
+        sum(effects) AS effects, bool_and(e.notices = 'NOTICE: n is ' || r.n) AS own_notices
     FROM run r, underway.status(r.id) e, LATERAL (SELECT count(*) AS effects FROM effect f WHERE f.task = r.id) f
     GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1 NULLS FIRST, 2, 3;
-CREATE VIEW together AS SELECT count(DISTINCT xid) AS transactions, max(per) AS most FROM (SELECT xid, count(*) OVER (PARTITION BY xid) AS per FROM effect) s;
+CREATE VIEW together AS SELECT count(DISTINCT xid) AS transactions, max(per) AS most
+    FROM (SELECT xid, count(*) OVER (PARTITION BY xid) AS per FROM effect) s;
 
 SELECT enqueue(100);
 SELECT ended();
 SELECT * FROM ends;
 SELECT * FROM together;
 -- One transaction: one now(), and each still sees its own task.
-SELECT count(DISTINCT at) = count(DISTINCT xid) AS one_now, bool_and(r.n = (f.input ->> 'n')::int AND f.headers = '{"h": 1}' AND f.attempt = 1) AS own_context
+SELECT count(DISTINCT at) = count(DISTINCT xid) AS one_now, bool_and(r.n = (f.input ->> 'n')::int
+    AND f.headers = '{"h": 1}' AND f.attempt = 1) AS own_context
     FROM effect f JOIN run r ON r.id = f.task;
 -- One fails, for good; the others are not charged for it.
 SELECT enqueue(40, '{"17": "fail"}');
@@ -112,11 +119,13 @@ END $$;
 SELECT underway.alter_queue('q', handler => 'commits', batch => 10, retry => underway.retry_policy(max_attempts => 1));
 SELECT enqueue(10, '{"3": "fail"}');
 SELECT ended();
-SELECT e.input ->> 'do' AS do, e.state, count(*), bool_and(EXISTS (SELECT FROM effect f WHERE f.task = r.id)) AS at_least_once
+SELECT e.input ->> 'do' AS do, e.state, count(*), bool_and(EXISTS (SELECT FROM effect f
+    WHERE f.task = r.id)) AS at_least_once
     FROM run r, underway.status(id) e GROUP BY 1, 2 ORDER BY 1 NULLS FIRST;
 
 -- durability => async, and batches of it: the same to see.
-SELECT underway.alter_queue('q', handler => 'f', durability => 'async', retry => underway.retry_policy(max_attempts => 2, initial_interval => '0'));
+SELECT underway.alter_queue('q', handler => 'f', durability => 'async',
+    retry => underway.retry_policy(max_attempts => 2, initial_interval => '0'));
 SELECT enqueue(30, '{"3": "fail", "4": "fail once"}');
 SELECT ended();
 SELECT * FROM ends;

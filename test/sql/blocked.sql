@@ -15,7 +15,8 @@ CREATE FUNCTION looks(queue text, task uuid) RETURNS SETOF text LANGUAGE sql AS 
     SELECT format('%s: %s, %s pending', q.name, q.state, q.pending) FROM underway.queues q WHERE q.name = queue
     UNION ALL SELECT 'problem: ' || problem FROM underway.queues WHERE name = queue
     UNION ALL SELECT 'why: ' || regexp_replace(underway.why(task), ', at .*', '')
-    UNION ALL SELECT format('health: %s, %s, %s / %s', h.severity, h.object, h.problem, h.hint) FROM underway.check_health() h
+    UNION ALL SELECT format('health: %s, %s, %s / %s', h.severity, h.object, h.problem, h.hint)
+        FROM underway.check_health() h
     UNION ALL SELECT format('task: %s, attempt %s, failures %s', state, attempt, failures) FROM underway.status(task)
 $$;
 
@@ -36,6 +37,29 @@ SELECT underway.enqueue('q') AS task \gset
 CREATE FUNCTION f(input jsonb) RETURNS int LANGUAGE sql AS 'SELECT 3';
 COMMIT;
 SELECT state, attempt, output FROM test.ends(:'task');
+-- Between the claim and the call: a worker is held there. Made anew, the new one runs; renamed, none does.
+CREATE FUNCTION at_waitpoint() RETURNS text LANGUAGE sql AS $$
+    SELECT $q$EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = 7867 AND objid = 2 AND NOT granted)$q$
+$$;
+SELECT pg_advisory_lock(7867, 2), underway_internal.arm_waitpoints(1 << 2);
+SELECT underway.enqueue('q') AS task \gset
+SELECT test.until(at_waitpoint());
+BEGIN;
+DROP FUNCTION f(jsonb);
+CREATE FUNCTION f(input jsonb) RETURNS int LANGUAGE sql AS 'SELECT 7';
+COMMIT;
+SELECT pg_advisory_unlock(7867, 2);
+SELECT state, attempt, failures, output FROM test.ends(:'task');
+SELECT pg_advisory_lock(7867, 2);
+SELECT underway.enqueue('q') AS task \gset
+SELECT test.until(at_waitpoint());
+ALTER FUNCTION f(jsonb) RENAME TO f_moved;
+SELECT underway_internal.arm_waitpoints(0), pg_advisory_unlock(7867, 2);
+SELECT test.until('NOT EXISTS (SELECT FROM underway.workers WHERE state = ''busy'')');
+SELECT looks('q', :'task');
+ALTER FUNCTION f_moved(jsonb) RENAME TO f;
+SELECT state, attempt, failures, output FROM test.ends(:'task');
+CREATE OR REPLACE FUNCTION f(input jsonb) RETURNS int LANGUAGE sql AS 'SELECT 3';
 -- Renamed, moved to another schema, and back.
 ALTER FUNCTION f(jsonb) RENAME TO f_moved;
 SELECT underway.enqueue('q') AS task \gset
@@ -116,7 +140,8 @@ SELECT pg_reload_conf();
 -- A session reads the configuration anew between two statements.
 \set ECHO none
 \o /dev/null
-SELECT 'SELECT pg_sleep(0.02) WHERE current_setting(''underway.superuser_queues'') = ''on''' FROM generate_series(1, 1000) \gexec
+SELECT 'SELECT pg_sleep(0.02) WHERE current_setting(''underway.superuser_queues'') = ''on'''
+    FROM generate_series(1, 1000) \gexec
 \o
 \set ECHO all
 SELECT underway.enqueue('q') AS task \gset
@@ -127,6 +152,8 @@ SELECT pg_reload_conf();
 SELECT state, attempt, output FROM test.ends(:'task');
 -- Held: by the setting, for this database.
 SELECT format('ALTER DATABASE %I SET underway.enabled = off', current_database()) \gexec
+-- Only new processes have it; those there are leave.
+SELECT test.until('NOT EXISTS (SELECT FROM underway.workers WHERE database = current_database())');
 SELECT underway.enqueue('q') AS task \gset
 \c
 SELECT looks('q', :'task');

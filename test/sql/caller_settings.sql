@@ -25,8 +25,10 @@ BEGIN
     PERFORM underway.drop_queue(name, true) FROM underway.queues;
     COMMIT;
     all_of_it := concat_ws(' ', underway.create_queue('d'),
-        underway.create_queue('q', 'public.f', ttl => '1 day', retry => underway.retry_policy(max_attempts => 1, never => '{23505,40}'), settings => '{"search_path": "public, pg_catalog"}'),
-        underway.alter_queue('q', dead_letter => 'd', reset => '{batch}'), underway.pause_queue('q'), underway.resume_queue('q'),
+        underway.create_queue('q', 'public.f', ttl => '1 day', retry => underway.retry_policy(max_attempts => 1,
+            never => '{23505,40}'), settings => '{"search_path": "public, pg_catalog"}'),
+        underway.alter_queue('q', dead_letter => 'd', reset => '{batch}'), underway.pause_queue('q'),
+            underway.resume_queue('q'),
         underway.grant_queue('q', 'public', '{see,enqueue}'), underway.revoke_queue('q', 'public', '{see}'));
     COMMIT;
     good := underway.enqueue('q', '{"a": "b''c"}', key => 'k', headers => '{"h": 1}');
@@ -38,16 +40,22 @@ BEGIN
         CALL underway.wait_for(waiting, '1 min', ended);
     END LOOP;
     all_of_it := concat_ws(' ', all_of_it, many[3] = good,
-        (SELECT string_agg(concat_ws(' ', a.state, a.output, a.error, a.reason), ' / ' ORDER BY n) FROM unnest(ARRAY[good, bad] || many) WITH ORDINALITY u(task, n), underway.status(task) a),
-        underway.why(bad), left(underway.why(waits), 15), underway.pause(waits), underway.resume(waits), underway.cancel(waits, 'why not'), underway.why(waits), underway.retry(waits));
+        (SELECT string_agg(concat_ws(' ', a.state, a.output, a.error, a.reason), ' / ' ORDER BY n)
+            FROM unnest(ARRAY[good, bad] || many) WITH ORDINALITY u(task, n), underway.status(task) a),
+        underway.why(bad), left(underway.why(waits), 15), underway.pause(waits), underway.resume(waits),
+            underway.cancel(waits, 'why not'), underway.why(waits), underway.retry(waits));
     COMMIT;
     CALL underway.wait_for(waits, '1 min', ended);
-    all_of_it := concat_ws(' ', all_of_it, (SELECT string_agg(concat_ws(' ', key, state, headers), ' / ' ORDER BY enqueued_at, key) FROM underway.tasks WHERE id = ANY (ARRAY[good, bad, waits] || many)),
-        (SELECT string_agg(h.severity || h.object, ' / ') FROM underway.check_health() h), (SELECT string_agg(concat_ws(' ', name, handler, state, pending, settings), ' / ' ORDER BY name) FROM underway.queues),
+    all_of_it := concat_ws(' ', all_of_it, (SELECT string_agg(concat_ws(' ', key, state, headers), ' / '
+        ORDER BY enqueued_at, key) FROM underway.tasks WHERE id = ANY (ARRAY[good, bad, waits] || many)),
+        (SELECT string_agg(h.severity || h.object, ' / ')
+            FROM underway.check_health() h), (SELECT string_agg(concat_ws(' ', name, handler, state, pending,
+            settings), ' / ' ORDER BY name) FROM underway.queues),
         underway.redrive('d'));
     COMMIT;
     CALL underway.wait_for(bad, '1 min', ended);
-    all_of_it := concat_ws(' ', all_of_it, underway.purge_queue('q'), underway.drop_queue('q', true), underway.drop_queue('d', true), underway.adopt());
+    all_of_it := concat_ws(' ', all_of_it, underway.purge_queue('q'), underway.drop_queue('q', true),
+        underway.drop_queue('d', true), underway.adopt());
     COMMIT;
 END $$;
 CALL answers(NULL) \gset plain_

@@ -27,7 +27,8 @@ SET datestyle = 'ISO';
 SET intervalstyle = 'postgres';
 
 -- Pending.
-SELECT underway.enqueue('external', '1') AS one, underway.enqueue('external', '2') AS two, underway.enqueue('external', '3', delay => '1 h') AS later \gset
+SELECT underway.enqueue('external', '1') AS one, underway.enqueue('external', '2') AS two, underway.enqueue('external',
+    '3', delay => '1 h') AS later \gset
 SELECT why(:'one');
 SELECT why(:'two');
 SELECT why(:'later');
@@ -57,7 +58,8 @@ SELECT underway.enqueue('q', '"waits"') AS running \gset
 SELECT test.until(format('(SELECT started_at IS NOT NULL FROM underway.status(%L))', :'running'));
 SELECT test.until(format('underway.why(%L) LIKE ''%%since%%''', :'running'));
 SELECT why(:'running');
-SELECT * FROM test.errors(format('SELECT underway.retry(%L)', :'running'), format('SELECT underway.pause(%L)', :'running'), format('SELECT underway.resume(%L)', :'running'));
+SELECT * FROM test.errors(format('SELECT underway.retry(%L)', :'running'), format('SELECT underway.pause(%L)',
+    :'running'), format('SELECT underway.resume(%L)', :'running'));
 SELECT underway.alter_queue('q', concurrency => 1);
 SELECT underway.enqueue('q', '"behind"') AS behind, underway.enqueue('q', '"behind"') AS third \gset
 SELECT test.until(format('underway.why(%L) LIKE ''%%concurrency%%''', :'behind'));
@@ -69,13 +71,15 @@ SELECT underway.resume_queue('q');
 INSERT INTO gate VALUES (true);
 SELECT state FROM test.ends(:'third');
 SELECT why(:'third');
-SELECT * FROM test.errors(format('SELECT underway.cancel(%L)', :'third'), format('SELECT underway.retry(%L)', :'third'));
+SELECT * FROM test.errors(format('SELECT underway.cancel(%L)', :'third'), format('SELECT underway.retry(%L)',
+    :'third'));
 
 -- Failed.
 SELECT underway.enqueue('q', '"fails"') AS failed \gset
 SELECT state FROM test.ends(:'failed');
 SELECT why(:'failed');
-SELECT * FROM test.errors(format('SELECT underway.cancel(%L)', :'failed'), format('SELECT underway.pause(%L)', :'failed'));
+SELECT * FROM test.errors(format('SELECT underway.cancel(%L)', :'failed'), format('SELECT underway.pause(%L)',
+    :'failed'));
 SELECT underway.retry(:'failed');
 SELECT state, attempt, failures FROM test.ends(:'failed');
 SELECT count(*), min(attempt), max(attempt) FROM underway.attempts WHERE task_id = :'failed';
@@ -117,7 +121,9 @@ SELECT count(*) FROM underway.status(:'purged');
 CREATE FUNCTION meddles(input jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM underway.cancel((input #>> '{}')::uuid);
-    RETURN to_jsonb(ARRAY(SELECT * FROM test.errors(format('SELECT underway.pause(%L)', underway.task_id()), format('SELECT underway.retry(%L)', underway.task_id()))));
+    RETURN to_jsonb(ARRAY(SELECT *
+        FROM test.errors(format('SELECT underway.pause(%L)', underway.task_id()), format('SELECT underway.retry(%L)',
+        underway.task_id()))));
 END $$;
 SELECT underway.create_queue('meddles', 'meddles');
 SELECT underway.enqueue('meddles', to_jsonb(:'task'::text)) AS meddler \gset

@@ -12,30 +12,38 @@ BEGIN
     END IF;
     RAISE EXCEPTION 'it failed' USING ERRCODE = 'P0009', DETAIL = 'a detail', HINT = 'a hint';
 END $$;
-CREATE FUNCTION gives_up(input jsonb) RETURNS underway.transition LANGUAGE sql AS $$ SELECT underway.give_up('no use', '{"some": "output"}') $$;
+CREATE FUNCTION gives_up(input jsonb) RETURNS underway.transition LANGUAGE sql AS $$
+    SELECT underway.give_up('no use', '{"some": "output"}') $$;
 CREATE FUNCTION reads_letter(input jsonb) RETURNS jsonb LANGUAGE sql AS $$
-    SELECT jsonb_build_object('input', input, 'queue', underway.headers() -> 'dead_letter' -> 'queue', 'message', underway.headers() -> 'dead_letter' -> 'message',
+    SELECT jsonb_build_object('input', input, 'queue', underway.headers() -> 'dead_letter' -> 'queue', 'message',
+        underway.headers() -> 'dead_letter' -> 'message',
         'trace', underway.headers() -> 'trace')
 $$;
 CREATE VIEW letters AS
-    SELECT t.id, t.queue, t.state, t.input, t.headers - 'dead_letter' AS headers, (t.headers -> 'dead_letter') - '{task,context}'::text[] AS letter,
-        (t.headers -> 'dead_letter' ->> 'task')::uuid = t.source AS same_task, t.source, t.key, t.group_key, t.enqueued_by, t.priority, t.reason, t.error
+    SELECT t.id, t.queue, t.state, t.input, t.headers - 'dead_letter' AS headers,
+        (t.headers -> 'dead_letter') - '{task,context}'::text[] AS letter,
+        (t.headers -> 'dead_letter' ->> 'task')::uuid = t.source AS same_task, t.source, t.key, t.group_key,
+            t.enqueued_by, t.priority, t.reason, t.error
     FROM underway.tasks t WHERE t.queue LIKE '%dead%';
 SELECT underway.create_queue('dead', priority => 5);
-SELECT underway.create_queue('q', 'fails', dead_letter => 'dead', retry => underway.retry_policy(max_attempts => 2, initial_interval => '0'));
+SELECT underway.create_queue('q', 'fails', dead_letter => 'dead', retry => underway.retry_policy(max_attempts => 2,
+    initial_interval => '0'));
 SELECT underway.create_queue('up', 'gives_up', dead_letter => 'dead');
 
 -- One that fails for good; what succeeds leaves none.
-SELECT underway.enqueue('q', '{"n": 1}', priority => 1, key => 'k', group_key => 'g', headers => '{"trace": "t"}') AS task, underway.enqueue('q', '{"ok": true}') AS good \gset
+SELECT underway.enqueue('q', '{"n": 1}', priority => 1, key => 'k', group_key => 'g',
+    headers => '{"trace": "t"}') AS task, underway.enqueue('q', '{"ok": true}') AS good \gset
 SELECT * FROM test.ends(:'task');
 SELECT state FROM test.ends(:'good');
-SELECT queue, state, input, headers, letter, same_task, source = :'task' AS about_it, key, group_key, enqueued_by, priority FROM letters;
+SELECT queue, state, input, headers, letter, same_task, source = :'task' AS about_it, key, group_key, enqueued_by,
+    priority FROM letters;
 SELECT headers -> 'dead_letter' ->> 'context' FROM underway.tasks WHERE queue = 'dead';
 -- One that gives up; one that expires; not one that is cancelled.
 SELECT underway.enqueue('up') AS up \gset
 SELECT state FROM test.ends(:'up');
 SELECT underway.pause_queue('q');
-SELECT underway.enqueue('q', '"expires"', ttl => '1 ms') AS expires, underway.enqueue('q', '"cancelled"') AS cancelled \gset
+SELECT underway.enqueue('q', '"expires"', ttl => '1 ms') AS expires, underway.enqueue('q',
+    '"cancelled"') AS cancelled \gset
 SELECT underway.cancel(:'cancelled');
 SELECT state FROM test.ends(:'expires');
 SELECT input, letter FROM letters WHERE source IN (:'up', :'expires', :'cancelled') ORDER BY source;
@@ -49,7 +57,8 @@ SELECT count(*) FROM unnest(:'ids'::uuid[]) id, test.ends(id) WHERE state = 'fai
 INSERT INTO open VALUES ('q');
 SELECT underway.redrive('dead', 1);
 SELECT state, attempt, failures, output FROM test.ends(:'task');
-SELECT key, group_key, priority, headers, (SELECT count(*) FROM underway.attempts WHERE task_id = t.id) AS attempts FROM underway.tasks t WHERE id = :'task';
+SELECT key, group_key, priority, headers, (SELECT count(*) FROM underway.attempts WHERE task_id = t.id) AS attempts
+    FROM underway.tasks t WHERE id = :'task';
 SELECT underway.enqueue('q', key => 'k') = :'task' AS key_is_taken;
 SELECT state, reason, error FROM letters WHERE source = :'task';
 SELECT underway.redrive('dead');
@@ -84,7 +93,8 @@ SELECT underway.redrive('dead');
 SELECT state FROM test.ends(:'new_key');
 SELECT source = :'by_hand' AS by_hand, state, reason FROM letters WHERE source IN (:'by_hand', :'new_key') ORDER BY 1;
 TRUNCATE open;
-SELECT underway.create_queue('dropped', 'fails', dead_letter => 'dead', retry => underway.retry_policy(max_attempts => 1));
+SELECT underway.create_queue('dropped', 'fails', dead_letter => 'dead',
+    retry => underway.retry_policy(max_attempts => 1));
 SELECT underway.enqueue('dropped', '"dropped"') AS task \gset
 SELECT state FROM test.ends(:'task');
 SELECT underway.drop_queue('dropped');
@@ -93,7 +103,8 @@ SELECT state, letter ->> 'queue' AS queue FROM letters WHERE source = :'task';
 SELECT underway.purge_queue('dead');
 
 -- A queue that keeps nothing: the letter has enough to go by.
-SELECT underway.create_queue('forgets', 'fails', keep => 'none', dead_letter => 'dead', retry => underway.retry_policy(max_attempts => 1));
+SELECT underway.create_queue('forgets', 'fails', keep => 'none', dead_letter => 'dead',
+    retry => underway.retry_policy(max_attempts => 1));
 SELECT underway.enqueue('forgets', '{"n": 4}', headers => '{"trace": "t"}') AS task \gset
 SELECT test.until(format('EXISTS (SELECT FROM letters WHERE source = %L)', :'task'));
 SELECT count(*) FROM underway.status(:'task');
@@ -104,8 +115,10 @@ SELECT state, output FROM test.ends(:'task');
 SELECT input, headers FROM underway.tasks WHERE id = :'task';
 TRUNCATE open;
 
--- Dead letters are not dead-lettered again, even by queues that name each other; a dead letter queue may have a handler.
-SELECT underway.create_queue('dead end', 'fails', dead_letter => 'q', retry => underway.retry_policy(max_attempts => 1));
+-- Dead letters are not dead-lettered again, even by queues that name each other; a dead letter queue may have a
+-- handler.
+SELECT underway.create_queue('dead end', 'fails', dead_letter => 'q',
+    retry => underway.retry_policy(max_attempts => 1));
 SELECT underway.alter_queue('q', dead_letter => 'dead end', retry => underway.retry_policy(max_attempts => 1));
 SELECT underway.enqueue('q', '"round"') AS task \gset
 SELECT state FROM test.ends(:'task');

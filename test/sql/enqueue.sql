@@ -5,32 +5,41 @@
 \i :helpers
 \set ECHO all
 CREATE TABLE ran (n serial, what text, task uuid);
-CREATE FUNCTION note(input jsonb) RETURNS void LANGUAGE sql AS $$INSERT INTO ran (what, task) VALUES (input #>> '{}', underway.task_id())$$;
+CREATE FUNCTION note(input jsonb) RETURNS void LANGUAGE sql AS $$INSERT INTO ran (what, task)
+    VALUES (input #>> '{}', underway.task_id())$$;
 SELECT underway.create_queue('q', 'note', concurrency => 1);
 SELECT underway.create_queue('external', priority => 3);
 
 -- What a call leaves out, and all that it can say.
 SELECT underway.enqueue('external') AS task \gset
-SELECT queue, state, priority, attempt, failures, crashes, losses, snoozes, run_at = enqueued_at AS now, expires_at, started_at, finished_at, enqueued_by,
-    worker, key, group_key, input, headers, output, reason, timeout, heartbeat, retry, source FROM underway.tasks WHERE id = :'task';
-SELECT kind, queue, state, attempt, failures, crashes, losses, run_at = enqueued_at AS now, started_at, finished_at, worker, last_heartbeat, progress, input,
+SELECT queue, state, priority, attempt, failures, crashes, losses, snoozes, run_at = enqueued_at AS now, expires_at,
+    started_at, finished_at, enqueued_by,
+    worker, key, group_key, input, headers, output, reason, timeout, heartbeat, retry, source FROM underway.tasks
+        WHERE id = :'task';
+SELECT kind, queue, state, attempt, failures, crashes, losses, run_at = enqueued_at AS now, started_at, finished_at,
+    worker, last_heartbeat, progress, input,
     output, reason, sqlstate, error, detail, hint, context, notices FROM underway.status(:'task');
-SELECT underway.enqueue('external', '{"a": [1, null]}', '1 hour', NULL, 15, 'the key', 'the group', '2 hours', '1 min', '5 s',
+SELECT underway.enqueue('external', '{"a": [1, null]}', '1 hour', NULL, 15, 'the key', 'the group', '2 hours', '1 min',
+    '5 s',
     underway.retry_policy(max_attempts => 1), '{"trace": "x"}') AS task \gset
-SELECT state, priority, run_at - enqueued_at AS delay, expires_at - run_at AS ttl, key, group_key, input, headers, timeout, heartbeat, retry
+SELECT state, priority, run_at - enqueued_at AS delay, expires_at - run_at AS ttl, key, group_key, input, headers,
+    timeout, heartbeat, retry
     FROM underway.tasks WHERE id = :'task';
 SELECT underway.enqueue('external', run_at => '2100-01-01 00:00+00') AS task \gset
 SELECT run_at FROM underway.tasks WHERE id = :'task';
 -- SQL NULL becomes {}; any JSON goes, null too.
-SELECT underway.enqueue('external', NULL) AS sql_null, underway.enqueue('external', 'null') AS json_null, underway.enqueue('external', '"x"') AS text \gset
+SELECT underway.enqueue('external', NULL) AS sql_null, underway.enqueue('external', 'null') AS json_null,
+    underway.enqueue('external', '"x"') AS text \gset
 SELECT input FROM underway.tasks WHERE id IN (:'sql_null', :'json_null', :'text') ORDER BY input;
 -- Ids are of version 7 and grow.
-SELECT substr(:'task', 15, 1) AS version, :'sql_null'::uuid < :'json_null'::uuid AND :'json_null'::uuid < :'text'::uuid AS grow;
+SELECT substr(:'task', 15, 1) AS version, :'sql_null'::uuid < :'json_null'::uuid
+    AND :'json_null'::uuid < :'text'::uuid AS grow;
 SELECT underway.purge_queue('external') > 0 AS purged;
 
 -- Priorities first, then by time; more urgent ones overtake.
 SELECT underway.pause_queue('q');
-SELECT count(underway.enqueue('q', to_jsonb('p' || p || ' ' || n), priority => p)) FROM generate_series(1, 2) n, unnest('{15,0,8,3}'::int[]) p;
+SELECT count(underway.enqueue('q', to_jsonb('p' || p || ' ' || n), priority => p))
+    FROM generate_series(1, 2) n, unnest('{15,0,8,3}'::int[]) p;
 SELECT count(underway.enqueue('q', '"default"'));
 SELECT count(underway.enqueue('q', '"earlier"', run_at => '2001-01-01', ttl => '1000 years'));
 SELECT underway.resume_queue('q');
@@ -39,7 +48,8 @@ SELECT string_agg(what, ', ' ORDER BY n) FROM ran;
 TRUNCATE ran;
 
 -- Due tomorrow: nothing until the clock says so.
-SELECT underway.enqueue('q', '"tomorrow"', delay => '1 day') AS tomorrow, underway.enqueue('q', '"later"', delay => '25 hours') AS later,
+SELECT underway.enqueue('q', '"tomorrow"', delay => '1 day') AS tomorrow, underway.enqueue('q', '"later"',
+    delay => '25 hours') AS later,
     underway.enqueue('q', '"now"') AS now \gset
 SELECT state FROM test.ends(:'now');
 SELECT state FROM underway.status(:'tomorrow');
@@ -87,25 +97,32 @@ SELECT underway.enqueue('keeps nothing', '"kept"', key => 'k') <> :'one' AS fres
 -- enqueue_many: ids in the order of inputs.
 SELECT underway.purge_queue('external') > 0 AS purged;
 SELECT underway.enqueue_many('external', '{1,2,NULL,"\"x\"","null"}') AS ids \gset
-SELECT n, input, t.run_at = t.enqueued_at AS now FROM unnest(:'ids'::uuid[]) WITH ORDINALITY u(id, n) JOIN underway.tasks t USING (id) ORDER BY n;
+SELECT n, input, t.run_at = t.enqueued_at AS now FROM unnest(:'ids'::uuid[]) WITH ORDINALITY u(id, n)
+    JOIN underway.tasks t USING (id) ORDER BY n;
 SELECT underway.enqueue_many('external', '{}');
-SELECT underway.enqueue_many('external', '{}', keys => '{}', group_keys => '{}', delay => '1 s', priority => 1, headers => '{}');
-SELECT underway.enqueue_many('external', '{1,2}', '1 hour', NULL, 15, '{a,b}', '{x,NULL}', '2 hours', '1 min', '5 s', underway.retry_policy(3), '{"trace": 1}') AS ids \gset
-SELECT n, state, priority, run_at - enqueued_at AS delay, expires_at - run_at AS ttl, key, group_key, input, headers, timeout, heartbeat, retry
+SELECT underway.enqueue_many('external', '{}', keys => '{}', group_keys => '{}', delay => '1 s', priority => 1,
+    headers => '{}');
+SELECT underway.enqueue_many('external', '{1,2}', '1 hour', NULL, 15, '{a,b}', '{x,NULL}', '2 hours', '1 min', '5 s',
+    underway.retry_policy(3), '{"trace": 1}') AS ids \gset
+SELECT n, state, priority, run_at - enqueued_at AS delay, expires_at - run_at AS ttl, key, group_key, input, headers,
+    timeout, heartbeat, retry
     FROM unnest(:'ids'::uuid[]) WITH ORDINALITY u(id, n) JOIN underway.tasks t USING (id) ORDER BY n;
 -- Keys that are taken, that come twice, that are null.
 SELECT underway.enqueue_many('external', '{3,4,5,6,7,8}', keys => '{c,a,c,NULL,NULL,d}') AS more \gset
 SELECT u.n, (:'ids'::uuid[])[1] = u.id AS is_a, (:'more'::uuid[])[1] = u.id AS is_c, t.input, t.key
     FROM unnest(:'more'::uuid[]) WITH ORDINALITY u(id, n) JOIN underway.tasks t USING (id) ORDER BY n;
-SELECT underway.enqueue_many('external', '{1,2,3}', keys => '{a,b,c}') = ARRAY[(:'ids'::uuid[])[1], (:'ids'::uuid[])[2], (:'more'::uuid[])[1]] AS all_known;
+SELECT underway.enqueue_many('external', '{1,2,3}', keys => '{a,b,c}') = ARRAY[(:'ids'::uuid[])[1],
+    (:'ids'::uuid[])[2], (:'more'::uuid[])[1]] AS all_known;
 SELECT count(*) FROM underway.tasks WHERE queue = 'external';
 -- Slices and arrays that do not begin at 1.
-SELECT cardinality(underway.enqueue_many('external', ('[5:6]={1,2}'::jsonb[]))), cardinality(underway.enqueue_many('external', ('{1,2,3}'::jsonb[])[2:3], keys => '[0:1]={y,z}'));
+SELECT cardinality(underway.enqueue_many('external', ('[5:6]={1,2}'::jsonb[]))),
+    cardinality(underway.enqueue_many('external', ('{1,2,3}'::jsonb[])[2:3], keys => '[0:1]={y,z}'));
 SELECT input, key FROM underway.tasks WHERE queue = 'external' AND key IN ('y', 'z') ORDER BY key;
 -- They run.
 TRUNCATE ran;
 SELECT underway.enqueue_many('q', ARRAY(SELECT to_jsonb(n) FROM generate_series(1, 500) n)) AS ids \gset
 SELECT test.until('(SELECT count(*) FROM ran) = 500');
-SELECT count(*), count(DISTINCT task), bool_and(r.what::int = u.n) AS right_ones, bool_and(r.n - (SELECT min(n) FROM ran) = u.n - 1) AS in_order
+SELECT count(*), count(DISTINCT task), bool_and(r.what::int = u.n) AS right_ones, bool_and(r.n - (SELECT min(n)
+    FROM ran) = u.n - 1) AS in_order
     FROM ran r JOIN unnest(:'ids'::uuid[]) WITH ORDINALITY u(id, n) ON u.id = r.task;
 SELECT count(underway.drop_queue(name, true)) FROM underway.queues;

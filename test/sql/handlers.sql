@@ -5,13 +5,15 @@
 \i :helpers
 \set ECHO all
 CREATE TABLE seen (handler text, input jsonb, task uuid);
-CREATE FUNCTION see(handler text, input jsonb DEFAULT NULL) RETURNS void LANGUAGE sql AS 'INSERT INTO seen VALUES ($1, $2, underway.task_id())';
+CREATE FUNCTION see(handler text, input jsonb DEFAULT NULL) RETURNS void
+    LANGUAGE sql AS 'INSERT INTO seen VALUES ($1, $2, underway.task_id())';
 CREATE TABLE person (name text, age int);
 CREATE TYPE pair AS (a int, b text);
 CREATE DOMAIN positive AS int CHECK (VALUE > 0);
 CREATE TYPE mood AS ENUM ('sad', 'happy');
 
-CREATE FUNCTION h_jsonb(input jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$ BEGIN PERFORM see('jsonb', input); RETURN input || '{"done": true}'; END $$;
+CREATE FUNCTION h_jsonb(input jsonb) RETURNS jsonb
+    LANGUAGE plpgsql AS $$ BEGIN PERFORM see('jsonb', input); RETURN input || '{"done": true}'; END $$;
 CREATE FUNCTION h_no_arg() RETURNS jsonb LANGUAGE plpgsql AS $$ BEGIN PERFORM see('no arg'); RETURN '[1]'; END $$;
 CREATE FUNCTION h_void(jsonb) RETURNS void LANGUAGE plpgsql AS $$ BEGIN PERFORM see('void', $1); END $$;
 CREATE FUNCTION h_null(jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
@@ -38,9 +40,12 @@ CREATE FUNCTION h_strict(input jsonb) RETURNS jsonb STRICT LANGUAGE sql AS 'SELE
 CREATE FUNCTION h_atomic(input jsonb) RETURNS jsonb BEGIN ATOMIC SELECT input -> 'x'; END;
 CREATE FUNCTION h_immutable(input jsonb) RETURNS jsonb IMMUTABLE PARALLEL SAFE LANGUAGE sql AS 'SELECT $1';
 CREATE FUNCTION h_inlined(input jsonb) RETURNS jsonb STABLE LANGUAGE sql AS 'SELECT $1 -> ''x''';
-CREATE FUNCTION h_definer(input jsonb) RETURNS jsonb SECURITY DEFINER SET search_path = public LANGUAGE sql AS 'SELECT to_jsonb(current_user)';
-CREATE FUNCTION h_huge(input jsonb) RETURNS jsonb LANGUAGE sql AS $$ SELECT jsonb_build_object('x', repeat('y', 3000000)) $$;
-CREATE PROCEDURE h_procedure(input jsonb) LANGUAGE plpgsql AS $$ BEGIN CALL h_sub(); PERFORM see('procedure', input); END $$;
+CREATE FUNCTION h_definer(input jsonb) RETURNS jsonb SECURITY DEFINER SET search_path = public
+    LANGUAGE sql AS 'SELECT to_jsonb(current_user)';
+CREATE FUNCTION h_huge(input jsonb) RETURNS jsonb LANGUAGE sql AS $$
+    SELECT jsonb_build_object('x', repeat('y', 3000000)) $$;
+CREATE PROCEDURE h_procedure(input jsonb) LANGUAGE plpgsql AS $$ BEGIN CALL h_sub(); PERFORM see('procedure', input);
+    END $$;
 CREATE PROCEDURE h_sub() LANGUAGE plpgsql AS $$ BEGIN PERFORM see('sub'); END $$;
 CREATE PROCEDURE h_inout(INOUT input jsonb) LANGUAGE plpgsql AS $$ BEGIN input := '{"lost": 1}'; END $$;
 CREATE PROCEDURE h_commits(input jsonb) LANGUAGE plpgsql AS $$
@@ -57,19 +62,23 @@ CREATE FUNCTION "Ünusual ""name"".(jsonb)"(jsonb) RETURNS int LANGUAGE sql AS '
 
 -- A queue for each, named like it.
 SELECT count(underway.create_queue(proname, quote_ident(proname), retry => underway.retry_policy(max_attempts => 1)))
-    FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND (proname LIKE 'h\_%' AND proname <> 'h_sub' OR proname LIKE 'Ü%');
+    FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND (proname LIKE 'h\_%' AND proname <> 'h_sub'
+        OR proname LIKE 'Ü%');
 CREATE TABLE task AS SELECT name, underway.enqueue(name, '{"x": 1}') AS id FROM underway.queues;
-SELECT name, e.state, e.attempt, CASE WHEN length(e.output::text) < 100 THEN e.output ELSE to_jsonb(length(e.output::text)) END AS output, e.sqlstate, e.error
+SELECT name, e.state, e.attempt, CASE WHEN length(e.output::text) < 100 THEN e.output
+    ELSE to_jsonb(length(e.output::text)) END AS output, e.sqlstate, e.error
     FROM task, test.ends(id) e ORDER BY name COLLATE "C";
 SELECT handler, input, count(*), count(task) AS with_id FROM seen GROUP BY handler, input ORDER BY handler, input;
 
 -- Once more on the same workers, as their plans are kept.
 TRUNCATE seen;
 UPDATE task SET id = underway.enqueue(name, '{"x": 2}');
-SELECT e.state, count(*), count(e.output), string_agg(name, ' ') FILTER (WHERE e.state = 'failed') AS failed FROM task, test.ends(id) e GROUP BY 1;
+SELECT e.state, count(*), count(e.output), string_agg(name, ' ') FILTER (WHERE e.state = 'failed') AS failed
+    FROM task, test.ends(id) e GROUP BY 1;
 SELECT handler, input, count(*) FROM seen GROUP BY handler, input ORDER BY handler, input;
 
--- A handler that is replaced is seen with the next task; so is one with another result type, and one that changes its kind.
+-- A handler that is replaced is seen with the next task; so is one with another result type, and one that changes its
+-- kind.
 SELECT underway.create_queue('changing', 'public.changing(jsonb)');
 \echo :SQLSTATE
 CREATE FUNCTION changing(jsonb) RETURNS int LANGUAGE sql AS 'SELECT 1';

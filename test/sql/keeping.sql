@@ -11,26 +11,31 @@ BEGIN
     END IF;
     RETURN input;
 END $$;
-CREATE FUNCTION clock_after(i interval) RETURNS bool LANGUAGE sql AS $$ SELECT underway.set_clock(clock_timestamp() + i) IS NOT NULL $$;
-SELECT underway.create_queue(keep, 'f', keep => keep, retry => underway.retry_policy(max_attempts => 2, initial_interval => '0')) FROM unnest('{all,failed,none}'::text[]) keep;
+CREATE FUNCTION clock_after(i interval) RETURNS bool LANGUAGE sql AS $$
+    SELECT underway.set_clock(clock_timestamp() + i) IS NOT NULL $$;
+SELECT underway.create_queue(keep, 'f', keep => keep, retry => underway.retry_policy(max_attempts => 2,
+    initial_interval => '0')) FROM unnest('{all,failed,none}'::text[]) keep;
 CREATE TABLE task (queue text, what text, id uuid, done bool DEFAULT false);
 -- One of each kind on each queue, with a key; all have ended when it returns.
 CREATE PROCEDURE run_each(suffix text) LANGUAGE plpgsql AS $$
 BEGIN
     TRUNCATE task;
-    INSERT INTO task SELECT q, w, underway.enqueue(q, to_jsonb(w), key => w || suffix, delay => CASE w WHEN 'cancelled' THEN interval '1 hour' END)
+    INSERT INTO task SELECT q, w, underway.enqueue(q, to_jsonb(w), key => w || suffix, delay => CASE w WHEN 'cancelled'
+        THEN interval '1 hour' END)
         FROM unnest('{all,failed,none}'::text[]) q, unnest('{works,fails,cancelled}'::text[]) w;
     PERFORM underway.cancel(id) FROM task WHERE what = 'cancelled';
     COMMIT;
     PERFORM test.until(format('NOT EXISTS (SELECT FROM underway_internal.task WHERE id = %L)', id)) FROM task;
 END $$;
-CREATE VIEW kept AS SELECT t.queue, t.what, s.state, s.attempt, (SELECT count(*) FROM underway.attempts a WHERE a.task_id = t.id) AS attempts,
+CREATE VIEW kept AS SELECT t.queue, t.what, s.state, s.attempt, (SELECT count(*) FROM underway.attempts a
+    WHERE a.task_id = t.id) AS attempts,
         EXISTS (SELECT FROM underway_internal.task_key k WHERE k.task_id = t.id) AS key_taken
     FROM task t LEFT JOIN LATERAL underway.status(t.id) s ON true ORDER BY t.queue, t.what;
 CALL run_each('1');
 SELECT * FROM kept;
 -- await answers for what is not kept as for what never was, whoever waits.
-SELECT code, message FROM test.error((SELECT format('SELECT state FROM underway.await(%L)', id) FROM task WHERE queue = 'none' AND what = 'works'));
+SELECT code, message FROM test.error((SELECT format('SELECT state FROM underway.await(%L)', id) FROM task
+    WHERE queue = 'none' AND what = 'works'));
 SELECT test.error((SELECT format('SELECT underway.why(%L)', id) FROM task WHERE queue = 'none' AND what = 'works'));
 -- Awaited while it runs: the same at once when it ends, not at the timeout.
 CREATE FUNCTION slow(input jsonb) RETURNS jsonb LANGUAGE sql AS 'SELECT to_jsonb(pg_sleep(0.1)::text)';
@@ -69,9 +74,12 @@ SELECT count(*) AS first FROM first_run, underway.status(id);
 SELECT count(*) AS second FROM task, underway.status(id);
 CALL days(16, 16);
 SELECT count(*) AS first, (SELECT count(*) FROM underway.attempts a JOIN first_run f ON f.id = a.task_id) AS attempts,
-    (SELECT count(*) FROM underway_internal.task_key k JOIN first_run f ON f.id = k.task_id) AS keys FROM first_run, underway.status(id);
-SELECT count(*) AS second, (SELECT count(*) FROM underway_internal.task_key k JOIN task f ON f.id = k.task_id) AS keys FROM task, underway.status(id);
-SELECT underway.enqueue('all', key => 'works3') <> (SELECT id FROM first_run WHERE queue = 'all' AND what = 'works') AS key_is_free;
+    (SELECT count(*) FROM underway_internal.task_key k JOIN first_run f ON f.id = k.task_id) AS keys
+        FROM first_run, underway.status(id);
+SELECT count(*) AS second, (SELECT count(*) FROM underway_internal.task_key k JOIN task f ON f.id = k.task_id) AS keys
+    FROM task, underway.status(id);
+SELECT underway.enqueue('all', key => 'works3') <> (SELECT id FROM first_run WHERE queue = 'all'
+    AND what = 'works') AS key_is_free;
 CALL days(18, 18);
 SELECT count(*) AS second FROM task, underway.status(id);
 SELECT count(*) FROM underway.tasks;

@@ -9,21 +9,25 @@ CREATE FUNCTION two() RETURNS int LANGUAGE sql AS 'SELECT 2';
 CREATE PROCEDURE three(input jsonb) LANGUAGE sql AS 'SELECT 3';
 CREATE SCHEMA "My ""schema""";
 CREATE FUNCTION "My ""schema"""."odd.name(x)"(jsonb) RETURNS void LANGUAGE sql AS '';
-CREATE VIEW settings AS SELECT name, owner, handler, state, concurrency, priority, retry, timeout, heartbeat, ttl, dead_letter, keep, batch,
+CREATE VIEW settings AS
+    SELECT name, owner, handler, state, concurrency, priority, retry, timeout, heartbeat, ttl, dead_letter, keep, batch,
     durability, group_concurrency, settings FROM underway.queues;
 
 -- Two positional arguments are enough.
 SELECT underway.create_queue('plain', 'one');
 SELECT underway.create_queue('external');
 SELECT underway.create_queue(name => 'all', handler => 'public.one(jsonb)', concurrency => 3, priority => 0,
-    retry => underway.retry_policy(max_attempts => 2), timeout => '1 min', heartbeat => '5 s', ttl => '1 day', dead_letter => 'external',
+    retry => underway.retry_policy(max_attempts => 2), timeout => '1 min', heartbeat => '5 s', ttl => '1 day',
+        dead_letter => 'external',
     keep => 'failed', batch => 10, durability => 'async', group_concurrency => 1, settings => '{"work_mem": "8MB"}',
     run_as => current_user);
 SELECT * FROM settings ORDER BY name;
-SELECT name, pending, pending_exact, due, in_progress, waiting, oldest_due, problem, paused_at, paused_by, created_at <= now() AS made
+SELECT name, pending, pending_exact, due, in_progress, waiting, oldest_due, problem, paused_at, paused_by,
+    created_at <= now() AS made
     FROM underway.queues ORDER BY name;
 
--- f finds f(jsonb), then f(); with arguments it is exact; names may be quoted; the search_path of the caller is what counts.
+-- f finds f(jsonb), then f(); with arguments it is exact; names may be quoted; the search_path of the caller is what
+-- counts.
 SELECT underway.create_queue('h1', 'two');
 SELECT underway.create_queue('h2', 'two()');
 SELECT underway.create_queue('h3', 'three');
@@ -60,7 +64,8 @@ SELECT underway.alter_queue('all', keep => 'none', reset => '{concurrency,ttl}')
 SELECT * FROM settings WHERE name = 'all';
 SELECT underway.alter_queue('all');
 SELECT underway.alter_queue('all', reset => '{}');
-SELECT underway.alter_queue('all', reset => '{handler,concurrency,priority,retry,timeout,heartbeat,ttl,dead_letter,keep,batch,durability,group_concurrency,settings}');
+SELECT underway.alter_queue('all',
+    reset => '{handler,concurrency,priority,retry,timeout,heartbeat,ttl,dead_letter,keep,batch,durability,group_concurrency,settings}');
 SELECT * FROM settings WHERE name = 'all';
 SELECT underway.alter_queue('all', 'two');
 SELECT * FROM settings WHERE name = 'all';
@@ -86,7 +91,8 @@ SELECT * FROM test.ends(:'task');
 SELECT state, pending, due, paused_at, paused_by FROM underway.queues WHERE name = 'plain';
 
 -- purge_queue: deletes what has not begun, and their keys are free.
-SELECT count(underway.enqueue('external', to_jsonb(n), key => 'k' || n, delay => n * interval '1 hour', priority => n)) FROM generate_series(1, 5) n;
+SELECT count(underway.enqueue('external', to_jsonb(n), key => 'k' || n, delay => n * interval '1 hour', priority => n))
+    FROM generate_series(1, 5) n;
 SELECT underway.enqueue('external', key => 'paused') AS task \gset
 SELECT underway.pause(:'task');
 SELECT pending, waiting FROM underway.queues WHERE name = 'external';
@@ -133,6 +139,11 @@ SELECT seq_scan AS before FROM pg_stat_xact_all_tables WHERE relid = 'underway_i
 SELECT pending, pending_exact, due, in_progress, waiting FROM underway.queues WHERE name = 'all';
 SELECT count(oldest_due) FROM underway.queues;
 SELECT seq_scan - :before AS whole_scans FROM pg_stat_xact_all_tables WHERE relid = 'underway_internal.task'::regclass;
+-- So does why(): the tasks of other queues are not read.
+SELECT underway.enqueue('committed') AS task \gset
+SELECT seq_tup_read + idx_tup_fetch AS before FROM pg_stat_xact_all_tables WHERE relid = 'underway_internal.task'::regclass \gset
+SELECT underway.why(:'task') IS NOT NULL AS why;
+SELECT seq_tup_read + idx_tup_fetch - :before < 100 AS few FROM pg_stat_xact_all_tables WHERE relid = 'underway_internal.task'::regclass;
 ROLLBACK;
 
 SELECT underway.purge_queue('all');

@@ -24,30 +24,42 @@ BEGIN
     RETURN to_jsonb(current_user || ', session ' || session_user);
 END $$;
 SELECT underway.create_queue('dead');
-SELECT underway.create_queue('q', 'f', dead_letter => 'dead', retry => underway.retry_policy(max_attempts => 1), settings => '{"my.secret": "x"}');
+SELECT underway.create_queue('q', 'f', dead_letter => 'dead', retry => underway.retry_policy(max_attempts => 1),
+    settings => '{"my.secret": "x"}');
 SELECT underway.create_queue('external');
-SELECT underway.grant_queue('q', 'regress_enqueue'), underway.grant_queue('q', 'regress_work', '{work}'), underway.grant_queue('q', 'regress_see', '{see}'),
+SELECT underway.grant_queue('q', 'regress_enqueue'), underway.grant_queue('q', 'regress_work', '{work}'),
+    underway.grant_queue('q', 'regress_see', '{see}'),
     underway.grant_queue('q', 'regress_manage', '{manage}'), underway.grant_queue('external', 'regress_enqueue');
 SELECT underway.grant_queue('q', 'regress_enqueue');
-SELECT underway.enqueue('q', '{"secret": 1}') AS done, underway.enqueue('q', '"fails"', key => 'secret') AS failed, underway.enqueue('q', '{"secret": 2}', delay => '1 h') AS pending,
+SELECT underway.enqueue('q', '{"secret": 1}') AS done, underway.enqueue('q', '"fails"', key => 'secret') AS failed,
+    underway.enqueue('q', '{"secret": 2}', delay => '1 h') AS pending,
     underway.enqueue('external') AS external \gset
 SELECT state, output FROM test.ends(:'done');
 SELECT state, error FROM test.ends(:'failed');
 RESET ROLE;
 
 -- Everything that a role may try with a queue and its tasks; each attempt is undone. no error: it may.
-CREATE FUNCTION tries(done uuid, failed uuid, pending uuid) RETURNS TABLE (what text, answer text) LANGUAGE plpgsql AS $$
+CREATE FUNCTION tries(done uuid, failed uuid, pending uuid) RETURNS TABLE (what text, answer text)
+    LANGUAGE plpgsql AS $$
 DECLARE
     statement text;
     e record;
 BEGIN
-    FOREACH statement IN ARRAY ARRAY['enqueue(''q'')', 'enqueue(''q'', key => ''secret'')', 'enqueue_many(''q'', ''{1,2}'')', 'create_queue(''new'')',
-            'create_queue(''q'', or_replace => true)', 'create_queue(''q'', ''f'', or_replace => true)', 'alter_queue(''q'', priority => 1)', 'alter_queue(''q'', handler => ''f'')',
-            'alter_queue(''q'', reset => ''{handler}'')', 'alter_queue(''q'', settings => ''{}'')', 'alter_queue(''q'', run_as => current_user)', 'alter_queue(''q'', reset => ''{dead_letter}'')',
-            'drop_queue(''q'')', 'drop_queue(''q'', true)', 'pause_queue(''q'')', 'resume_queue(''q'')', 'purge_queue(''q'')', 'redrive(''q'')', 'redrive(''dead'')',
-            'grant_queue(''q'', current_user::text, ''{see}'')', 'grant_queue(''q'', current_user::text, ''{manage}'')', 'revoke_queue(''q'', ''regress_see'', ''{see}'')',
-            format('status(%L)', done), format('status(%L)', pending), format('await(%L)', done), format('await(%L, ''0'')', pending), format('cancel(%L)', pending),
-            format('cancel(%L)', done), format('retry(%L)', failed), format('pause(%L)', pending), format('resume(%L)', pending), format('why(%L)', failed),
+    FOREACH statement IN ARRAY ARRAY['enqueue(''q'')', 'enqueue(''q'', key => ''secret'')',
+        'enqueue_many(''q'', ''{1,2}'')', 'create_queue(''new'')',
+            'create_queue(''q'', or_replace => true)', 'create_queue(''q'', ''f'', or_replace => true)',
+                'alter_queue(''q'', priority => 1)', 'alter_queue(''q'', handler => ''f'')',
+            'alter_queue(''q'', reset => ''{handler}'')', 'alter_queue(''q'', settings => ''{}'')',
+                'alter_queue(''q'', run_as => current_user)', 'alter_queue(''q'', reset => ''{dead_letter}'')',
+            'drop_queue(''q'')', 'drop_queue(''q'', true)', 'pause_queue(''q'')', 'resume_queue(''q'')',
+                'purge_queue(''q'')', 'redrive(''q'')', 'redrive(''dead'')',
+            'grant_queue(''q'', current_user::text, ''{see}'')',
+                'grant_queue(''q'', current_user::text, ''{manage}'')',
+                'revoke_queue(''q'', ''regress_see'', ''{see}'')',
+            format('status(%L)', done), format('status(%L)', pending), format('await(%L)', done),
+                format('await(%L, ''0'')', pending), format('cancel(%L)', pending),
+            format('cancel(%L)', done), format('retry(%L)', failed), format('pause(%L)', pending), format('resume(%L)',
+                pending), format('why(%L)', failed),
             'dequeue(''q'')', 'adopt()', 'set_clock(now())']
     LOOP
         what := regexp_replace(statement, '[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}', '<id>');
@@ -89,7 +101,8 @@ SELECT test.digest() = :'before' AS nothing_changed;
 
 -- Who enqueued may see, await and cancel that task; nobody else's.
 SET ROLE regress_enqueue;
-SELECT underway.enqueue('q', '{"mine": 1}') AS mine, underway.enqueue('q', '"fails"') AS mine_failed, underway.enqueue('q', delay => '1 h') AS mine_pending \gset
+SELECT underway.enqueue('q', '{"mine": 1}') AS mine, underway.enqueue('q', '"fails"') AS mine_failed,
+    underway.enqueue('q', delay => '1 h') AS mine_pending \gset
 SELECT state, output FROM test.ends(:'mine');
 SELECT state, error FROM test.ends(:'mine_failed');
 SELECT input, state, error FROM underway.tasks ORDER BY enqueued_at;
@@ -136,12 +149,15 @@ RESET ROLE;
 -- Nobody but the superuser reaches the tables, the internal functions and sequences.
 SET ROLE regress_owner;
 SELECT count(*), string_agg(DISTINCT (test.error(format('SELECT count(*) FROM %s', c.oid::regclass))).code, ' ')
-    FROM pg_class c WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'underway_internal') AND relkind IN ('r', 'p', 'v', 'S');
+    FROM pg_class c WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'underway_internal')
+        AND relkind IN ('r', 'p', 'v', 'S');
 SELECT string_agg(DISTINCT (test.error(format('SELECT underway_internal.%I()', proname))).code, ' ')
     FROM pg_proc WHERE pronamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'underway_internal');
 SELECT code FROM test.error('CREATE FUNCTION underway.mine() RETURNS int LANGUAGE sql AS ''SELECT 1''');
 SELECT code FROM test.error('CREATE TABLE underway_internal.mine (n int)');
 RESET ROLE;
 SELECT count(underway.drop_queue(name, true)) FROM underway.queues;
-DROP OWNED BY regress_owner, regress_none, regress_enqueue, regress_work, regress_see, regress_manage, regress_group, regress_member CASCADE;
-DROP ROLE regress_owner, regress_none, regress_enqueue, regress_work, regress_see, regress_manage, regress_group, regress_member;
+DROP OWNED BY regress_owner, regress_none, regress_enqueue, regress_work, regress_see, regress_manage, regress_group,
+    regress_member CASCADE;
+DROP ROLE regress_owner, regress_none, regress_enqueue, regress_work, regress_see, regress_manage, regress_group,
+    regress_member;

@@ -1,4 +1,5 @@
--- Nonsense to the functions about tasks and to those for handlers: an error with SQLSTATE and hint, and nothing changed.
+-- Nonsense to the functions about tasks and to those for handlers: an error with SQLSTATE and hint, and nothing
+-- changed.
 \getenv tests PG_ABS_SRCDIR
 \set helpers :tests '/sql/common/helpers.sql'
 \set ECHO none
@@ -16,7 +17,8 @@ SELECT test.digest() AS before \gset
 -- The name of the queue.
 SELECT test.errors(VARIADIC ARRAY(SELECT format('SELECT underway.%s', replace(call, '$', name))
     FROM unnest('{enqueue($),"enqueue_many($,''{1}'')"}'::text[]) WITH ORDINALITY c(call, n),
-        unnest(ARRAY['NULL', '''''', '''no such''', '''Q''', '''q'''' or 1=1''', '''"q"''', ''' q''', 'repeat(''x'',1000000)']) WITH ORDINALITY m(name, k)
+        unnest(ARRAY['NULL', '''''', '''no such''', '''Q''', '''q'''' or 1=1''', '''"q"''', ''' q''',
+            'repeat(''x'',1000000)']) WITH ORDINALITY m(name, k)
     ORDER BY n, k));
 
 -- What both of them take.
@@ -25,13 +27,19 @@ CREATE FUNCTION with_each(VARIADIC arguments text[]) RETURNS SETOF text LANGUAGE
     FROM unnest(arguments) argument, test.errors('SELECT underway.enqueue(''q'', ''1'', ' || argument || ')') one,
         test.errors('SELECT underway.enqueue_many(''q'', ''{1,2}'', ' || argument || ')') many
 $$;
-SELECT with_each('delay => ''-1 s''', 'delay => ''-178000000 years''', 'delay => ''178000000 years''', 'delay => ''1001 years''', 'delay => ''1 s'', run_at => now()',
-    'run_at => ''infinity''', 'run_at => ''-infinity''', 'priority => -1', 'priority => 16', 'priority => 2147483647', 'priority => -2147483648');
-SELECT with_each('ttl => ''0''', 'ttl => ''-1 s''', 'ttl => ''1001 years''', 'ttl => ''178000000 years''', 'ttl => ''1000 years'', run_at => ''294276-01-01''',
-    'timeout => ''0''', 'timeout => ''-1 s''', 'timeout => ''25 days''', 'timeout => ''0.0001 s''', 'heartbeat => ''0''', 'heartbeat => ''-1 s''',
+SELECT with_each('delay => ''-1 s''', 'delay => ''-178000000 years''', 'delay => ''178000000 years''',
+    'delay => ''1001 years''', 'delay => ''1 s'', run_at => now()',
+    'run_at => ''infinity''', 'run_at => ''-infinity''', 'priority => -1', 'priority => 16', 'priority => 2147483647',
+        'priority => -2147483648');
+SELECT with_each('ttl => ''0''', 'ttl => ''-1 s''', 'ttl => ''1001 years''', 'ttl => ''178000000 years''',
+    'ttl => ''1000 years'', run_at => ''294276-01-01''',
+    'timeout => ''0''', 'timeout => ''-1 s''', 'timeout => ''25 days''', 'timeout => ''0.0001 s''',
+        'heartbeat => ''0''', 'heartbeat => ''-1 s''',
     'heartbeat => ''25 days''', 'heartbeat => ''178000000 years''');
-SELECT with_each('retry => ''[]''', 'retry => ''null''', 'retry => ''5''', 'retry => ''{"max_attempts": 0}''', 'retry => ''{"max_attempt": 1}''',
-    'retry => ''{"max_attempts": "x"}''', 'retry => ''{"never": ["x"]}''', 'retry => ''{"max_crashes": 1}''', 'retry => ''{"initial_interval": 1e300}''');
+SELECT with_each('retry => ''[]''', 'retry => ''null''', 'retry => ''5''', 'retry => ''{"max_attempts": 0}''',
+    'retry => ''{"max_attempt": 1}''',
+    'retry => ''{"max_attempts": "x"}''', 'retry => ''{"never": ["x"]}''', 'retry => ''{"max_crashes": 1}''',
+        'retry => ''{"initial_interval": 1e300}''');
 SELECT with_each('headers => ''[]''', 'headers => ''null''', 'headers => ''5''', 'headers => ''"x"''');
 SELECT test.errors(
     $$SELECT underway.enqueue('q', key => '')$$,
@@ -42,9 +50,12 @@ SELECT test.errors(
     $$SELECT underway.enqueue('q', group_key => repeat('x', 513))$$);
 -- What is inside its limits.
 BEGIN;
-SELECT underway.enqueue('external', key => repeat('x', 512), group_key => repeat('y', 512), priority => 15, delay => '1000 years') IS NOT NULL;
-SELECT underway.enqueue('external', run_at => '4714-11-24 00:00:00+00 BC') IS NOT NULL, underway.enqueue('external', run_at => '294276-12-31 23:59:59+00') IS NOT NULL;
-SELECT underway.enqueue('external', ttl => '1000 years', timeout => '24 days', heartbeat => '24 days', delay => '0') IS NOT NULL;
+SELECT underway.enqueue('external', key => repeat('x', 512), group_key => repeat('y', 512), priority => 15,
+    delay => '1000 years') IS NOT NULL;
+SELECT underway.enqueue('external', run_at => '4714-11-24 00:00:00+00 BC') IS NOT NULL, underway.enqueue('external',
+    run_at => '294276-12-31 23:59:59+00') IS NOT NULL;
+SELECT underway.enqueue('external', ttl => '1000 years', timeout => '24 days', heartbeat => '24 days',
+    delay => '0') IS NOT NULL;
 SELECT underway.enqueue('external', jsonb_build_object('x', repeat('x', 20000000))) IS NOT NULL;
 SELECT underway.enqueue('external', (repeat('[', 1000) || repeat(']', 1000))::jsonb) IS NOT NULL;
 ROLLBACK;
@@ -65,8 +76,10 @@ SELECT test.errors(
     $$SELECT underway.enqueue_many('q', '{}', keys => '{a}')$$,
     $$SELECT underway.enqueue_many('no such', '{}')$$,
     $$SELECT underway.enqueue_many('q', '{}', priority => 16)$$,
-    $$SELECT underway.enqueue_many('q', array_fill('1'::jsonb, '{1000000}'), keys => array_fill('x'::text, '{999999}'))$$,
-    $$SELECT underway.enqueue_many('q', array_fill('1'::jsonb, '{1000000}'), keys => array_fill(''::text, '{1000000}'))$$,
+    $$SELECT underway.enqueue_many('q', array_fill('1'::jsonb, '{1000000}'), keys => array_fill('x'::text,
+        '{999999}'))$$,
+    $$SELECT underway.enqueue_many('q', array_fill('1'::jsonb, '{1000000}'), keys => array_fill(''::text,
+        '{1000000}'))$$,
     $$SELECT underway.enqueue_many('q', array_fill('1'::jsonb, '{1000,1000}'))$$,
     $$SELECT underway.enqueue_many('q', array_fill('1'::jsonb, '{1000000}'), headers => '[]')$$);
 
@@ -74,13 +87,15 @@ SELECT test.errors(
 SELECT test.errors(VARIADIC ARRAY(SELECT replace(call, '$', id)
     FROM unnest('{"SELECT underway.cancel($)","SELECT underway.retry($)","SELECT underway.pause($)","SELECT underway.resume($)","SELECT underway.why($)",
             "SELECT state FROM underway.await($)"}'::text[]) WITH ORDINALITY c(call, n),
-        unnest(ARRAY['NULL', '''00000000-0000-0000-0000-000000000000''', '''ffffffff-ffff-ffff-ffff-ffffffffffff''']) WITH ORDINALITY m(id, k)
+        unnest(ARRAY['NULL', '''00000000-0000-0000-0000-000000000000''',
+            '''ffffffff-ffff-ffff-ffff-ffffffffffff''']) WITH ORDINALITY m(id, k)
     ORDER BY n, k));
 SELECT count(*) FROM underway.status(NULL);
 SELECT count(*) FROM underway.status('00000000-0000-0000-0000-000000000000');
 SELECT test.errors(VARIADIC ARRAY(SELECT replace(call, '$', quote_literal(:'done'))
     FROM unnest('{"SELECT underway.cancel($)","SELECT underway.retry($)","SELECT underway.pause($)","SELECT underway.resume($)"}'::text[]) call));
-SELECT test.errors(format('SELECT underway.retry(%L)', :'pending'), format('SELECT underway.cancel(%L, repeat(''x'', 8193))', :'pending'),
+SELECT test.errors(format('SELECT underway.retry(%L)', :'pending'),
+    format('SELECT underway.cancel(%L, repeat(''x'', 8193))', :'pending'),
     format('SELECT underway.cancel(%L, repeat(''x'', 100000000))', :'pending'));
 
 -- Waiting.
@@ -104,7 +119,8 @@ SELECT state FROM underway.await(:'done', '178000000 years');
 CALL underway.wait_for(:'done', '178000000 years', NULL);
 
 -- In a handler, and outside.
-SELECT underway.task_id(), underway.attempt(), underway.last_attempt(), underway.headers(), underway.progress('{"done": 5}'), underway.progress(NULL);
+SELECT underway.task_id(), underway.attempt(), underway.last_attempt(), underway.headers(),
+    underway.progress('{"done": 5}'), underway.progress(NULL);
 SELECT test.errors(
     $$SELECT underway.again(NULL)$$,
     $$SELECT underway.again('-1 s')$$,
@@ -112,7 +128,8 @@ SELECT test.errors(
     $$SELECT underway.again('-178000000 years')$$,
     $$SELECT underway.give_up(NULL)$$,
     $$SELECT underway.give_up('')$$);
-SELECT underway.again('1 min'), underway.again('0', '{"n": 1}'), underway.give_up('no use'), underway.give_up('no use', '{"n": 1}');
+SELECT underway.again('1 min'), underway.again('0', '{"n": 1}'), underway.give_up('no use'), underway.give_up('no use',
+    '{"n": 1}');
 
 -- Operation.
 SELECT underway.adopt();

@@ -94,9 +94,10 @@ sub workers
 }
 
 # Until a worker has claimed several; it may have been slow itself, on a busy machine.
+# then: just before the tasks come that it claims.
 sub close_gate
 {
-    my $point = shift;
+    my ($point, $then) = @_;
     for my $try (1 .. 20)
     {
         workers(1);
@@ -107,6 +108,7 @@ sub close_gate
         $session->value('TRUNCATE ran');
         arm($point);
         $other->value('SELECT pg_advisory_lock(1, 1)');
+        $then->() if $then;
         $session->value(q[SELECT underway.enqueue_many('many', array_prepend('{"name": "gate"}'::jsonb,
             array_fill('{"name": "behind"}'::jsonb, ARRAY[40])))]);
         $session->until(stands(1, 1), 30) or return 0;
@@ -127,6 +129,28 @@ is($session->value("SELECT state FROM underway.tasks WHERE queue = 'many' AND in
 go();
 ok($session->until("NOT EXISTS (SELECT FROM underway_internal.task)", 30), 'the slow one ends');
 is($session->value("SELECT DISTINCT state || ' ' || attempt FROM underway.tasks WHERE queue = 'many'"), 'succeeded 1', 'nothing used an attempt for that');
+
+# The worker is terminated before anybody takes them: what it had not begun is given back as if it had never been claimed. The
+# coordinator is asleep meanwhile, so that it cannot be quicker.
+my $asleep;
+sub wake { kill 'CONT', $asleep if $asleep; $asleep = undef }
+END { wake() }
+ok( close_gate(
+        20,
+        sub {
+            wake();
+            ($asleep) = $session->pids('coordinator');
+            kill 'STOP', $asleep;
+        }),
+    'a worker holds others');
+my $terminated = $session->value("SELECT pid FROM underway_internal.workers() w WHERE w.task_id = (SELECT id FROM underway.tasks WHERE queue = 'many' AND input ->> 'name' = 'gate' AND state = 'in_progress')");
+$session->value("SELECT pg_terminate_backend($terminated)");
+ok($session->until("NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $terminated)"), 'it is gone');
+wake();
+go();
+ok($session->until(behind() . ' AND NOT EXISTS (SELECT FROM underway_internal.task)', 30), 'all go on');
+is($session->value("SELECT input ->> 'name', max(attempt), sum(losses) FROM underway.tasks WHERE queue = 'many' AND (attempt > 1 OR losses > 0) GROUP BY 1"),
+    'gate|2|1', 'an attempt was lost of what had begun, and of nothing else');
 
 # The coordinator does not live to give them back: they go on when the worker is gone.
 ok(close_gate(6), 'once more');

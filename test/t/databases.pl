@@ -49,12 +49,12 @@ sub refused
     return;
 }
 
-# The tasks go on at their second attempt, none has used a failure, each has its effect once.
+# The tasks go on at their second attempt, or a later one where more than one statement was in the way; none has used a failure, each has its effect once.
 sub goes_on
 {
     my ($database, $name) = @_;
-    wait_for($node, $database, "SELECT count(*) = 2 FROM effect WHERE attempt = 2", "$name: tasks in progress go on in $database");
-    is(sql($node, $database, "SELECT count(*), sum(failures) FROM underway.tasks WHERE queue = 'sleeper' AND attempt = 2
+    wait_for($node, $database, "SELECT count(*) = 2 FROM effect WHERE attempt > 1", "$name: tasks in progress go on in $database");
+    is(sql($node, $database, "SELECT count(*), sum(failures) FROM underway.tasks WHERE queue = 'sleeper' AND attempt > 1
         AND enqueued_at >= (SELECT min(at) - interval '1 h' FROM effect)"), sql($node, $database, "SELECT count(*), 0 FROM underway.tasks
         WHERE queue = 'sleeper'"), "$name: with no failure used");
     is(count_effects($node, $database), '2', "$name: each with its effect once");

@@ -169,6 +169,18 @@ def about(bench, form):
         "load at the start": os.getloadavg()[0]}
 
 
+def others_share():
+    """How much of the processors and the disk other things use just now, while nothing of ours runs: 0 to 1."""
+    def times():
+        with open("/proc/stat") as file:
+            ticks = [int(word) for word in file.readline().split()[1:9]]
+        return sum(ticks), ticks[3]  # waiting for the disk counts as use
+    before = times()
+    time.sleep(0.5)
+    total, idle = (now - then for now, then in zip(times(), before))
+    return 1 - idle / max(total, 1)
+
+
 def entry(path, name):
     with open(path) as file:
         return next((line.split(":", 1)[1].strip() for line in file if line.startswith(name)), "unknown")

@@ -18,7 +18,7 @@ sys.path.insert(0, os.path.dirname(HERE))
 sys.dont_write_bytecode = True
 
 from lib import plot, report  # noqa: E402
-from lib.bench import Bench, about  # noqa: E402
+from lib.bench import Bench, about, others_share  # noqa: E402
 from lib.measure import percentile  # noqa: E402
 from lib.server import command  # noqa: E402
 
@@ -46,8 +46,8 @@ def main():
     groups = list(grouped(found))
     print("\n" + table(groups))
     print(f"\nload average at the start {facts['load at the start']:.1f}, at the end {facts['load at the end']:.1f}")
-    if facts["load at the start"] > 1.5:
-        print("The machine was busy with other things when this began: do not believe these figures.")
+    if facts["load at the start"] > 1.5 or facts["most in use before a round"] > 0.2:
+        print("The machine was busy with other things: do not believe these figures.")
     as_json = json.dumps({"about": facts, "rows": [{"workload": title, "configuration": configuration, "unit": unit, "figures": figures}
                                                    for title, configuration, unit, figures in groups]}, indent=1)
     picture = plot.systems(facts, [(f"{title}, {configuration} configuration ({'more' if unit == '/s' else 'less'} is better)", unit,
@@ -119,6 +119,7 @@ def measure(bench, node, facts):
     found = {(what, *kind): [] for what in WORKLOADS for kind in kinds}
     for number in range(bench.pick(2, 7)):
         for system, configuration in kinds if number % 2 == 0 else reversed(kinds):
+            facts["most in use before a round"] = max(facts.get("most in use before a round", 0), others_share())
             began = time.monotonic()
             key = system, configuration
             settle(system)

@@ -77,7 +77,8 @@ DECLARE
 BEGIN
     FOREACH statement IN ARRAY statements LOOP
         e := test.error(statement);
-        RETURN NEXT e.code || ': ' || e.message || coalesce(' [' || e.detail || ']', '') || coalesce(' / ' || e.hint, ' / NO HINT');
+        RETURN NEXT e.code || ': ' || e.message || coalesce(' [' || e.detail || ']', '') || coalesce(' / ' || e.hint,
+            ' / NO HINT');
     END LOOP;
 END $$;
 
@@ -89,8 +90,10 @@ DECLARE
     parts text := '';
 BEGIN
     FOR name IN SELECT c.oid::regclass::text FROM pg_class c
-            WHERE c.relnamespace = 'underway_internal'::regnamespace AND c.relkind = 'r' AND c.relname <> 'ring_slot' ORDER BY 1 LOOP
-        EXECUTE format('SELECT md5(coalesce(string_agg(t::text, %L ORDER BY t::text), %L)) FROM %s t', '|', '', name) INTO part;
+            WHERE c.relnamespace = 'underway_internal'::regnamespace AND c.relkind = 'r' AND c.relname <> 'ring_slot'
+                ORDER BY 1 LOOP
+        EXECUTE format('SELECT md5(coalesce(string_agg(t::text, %L ORDER BY t::text), %L)) FROM %s t', '|', '',
+            name) INTO part;
         parts := parts || part;
     END LOOP;
     RETURN md5(parts);
