@@ -7,16 +7,17 @@ CREATE FUNCTION underway_internal.complete_leased(queue_id int, ids uuid[], atte
 DECLARE
     one record;
     n bigint := 0;
+    kept bool := (SELECT q.keep = 'all' FROM underway_internal.queue q WHERE q.id = complete_leased.queue_id);
 BEGIN
     IF ids IS NULL THEN
         RETURN 0;
     ELSIF steps IS NOT TRUE THEN
-        RETURN underway_internal.complete_tasks(queue_id, ids, attempts, outputs, array_fill(NULL::text, ARRAY[cardinality(ids)]));
+        RETURN underway_internal.complete_tasks(kept, ids, attempts, outputs);
     END IF;
     FOR one IN SELECT u.id, u.attempt, u.output, t.run_id FROM unnest(ids, attempts, outputs) u(id, attempt, output)
             JOIN underway_internal.task t ON t.id = u.id LOOP
         IF one.run_id IS NULL THEN
-            n := n + underway_internal.complete_tasks(queue_id, ARRAY[one.id], ARRAY[one.attempt], ARRAY[one.output], ARRAY[NULL::text]);
+            n := n + underway_internal.complete_tasks(kept, ARRAY[one.id], ARRAY[one.attempt], ARRAY[one.output]);
         ELSE
             n := n + (SELECT c.held::int FROM underway_internal.complete_step(one.id, one.attempt, one.output, NULL, 'next', NULL, NULL,
                 NULL, NULL, NULL, NULL) c);

@@ -1,5 +1,6 @@
 #include "complete.hpp"
 
+#include "archive.hpp"
 #include "pg/identity.hpp"
 #include "pg/statement.hpp"
 #include "step.hpp"
@@ -8,8 +9,6 @@ namespace underway {
 
 namespace {
 
-pg::statement complete_tasks("SELECT underway_internal.complete_tasks($1, $2, $3, $4, $5)", INT4OID,
-                             UUIDARRAYOID, INT4ARRAYOID, JSONBARRAYOID, TEXTARRAYOID);
 pg::statement again("SELECT underway_internal.run_again($1, $2, $3, $4, $5)", UUIDOID, INT4OID,
                     INTERVALOID, JSONBOID, TEXTOID);
 pg::statement give_up(
@@ -90,42 +89,19 @@ void complete(const queue_info* q, const claimed_task* tasks, const finished_tas
   }
   pg::as_owner owner(true);
   writable for_us;
-  pg::value args[5];
   int done = 0;
-  args[0] = pg::of(q->id);
+  success* ended = nullptr;
   pg::call([&] {
-    const auto room = static_cast<Size>(n);
-    auto ids = static_cast<Datum*>(palloc(sizeof(Datum) * room));
-    auto attempts = static_cast<Datum*>(palloc(sizeof(Datum) * room));
-    auto outputs = static_cast<Datum*>(palloc(sizeof(Datum) * room));
-    auto notices = static_cast<Datum*>(palloc(sizeof(Datum) * room));
-    auto no_output = static_cast<bool*>(palloc(room));
-    auto no_notices = static_cast<bool*>(palloc(room));
+    ended = static_cast<success*>(palloc(sizeof(success) * static_cast<Size>(n)));
     for (int i = 0; i < n; i++) {
-      if (results[i].outcome.what != action::done || tasks[i].of_run) {
-        continue;
+      if (results[i].outcome.what == action::done && !tasks[i].of_run) {
+        ended[done++] = {&tasks[i].id, tasks[i].attempt, results[i].outcome.output,
+                         results[i].notices};
       }
-      ids[done] = UUIDPGetDatum(&tasks[i].id);
-      attempts[done] = Int32GetDatum(tasks[i].attempt);
-      no_output[done] = results[i].outcome.output == nullptr;
-      outputs[done] = JsonbPGetDatum(results[i].outcome.output);
-      no_notices[done] = results[i].notices == nullptr;
-      notices[done] = no_notices[done] ? Datum{0} : CStringGetTextDatum(results[i].notices);
-      done++;
-    }
-    if (done > 0) {
-      args[1] = pg::of_datum(pg::uuid_array(ids, done), false);
-      args[2] = pg::of_datum(pg::int4_array(attempts, done), false);
-      args[3] = pg::of_datum(pg::varlena_array(outputs, no_output, done, JSONBOID), false);
-      args[4] = pg::of_datum(pg::varlena_array(notices, no_notices, done, TEXTOID), false);
     }
   });
-  if (done > 0) {
-    int64 ended = 0;
-    complete_tasks.run(args, [&ended](const pg::row& r) { ended = r.int8(1); });
-    if (ended != done) {
-      raise_lost();
-    }
+  if (done > 0 && archive_succeeded(q->keep_succeeded, ended, done) != done) {
+    raise_lost();
   }
   for (int i = 0; i < n; i++) {
     const result& r = results[i].outcome;

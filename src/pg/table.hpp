@@ -1,0 +1,71 @@
+// A table of ours, read by one of its indexes and changed row by row, without a statement: for the
+// two changes of state that happen to every task, where preparing to execute a statement of forty
+// columns takes longer than executing it. Runs in: any backend, as the extension's owner, inside
+// pg::call. Error discipline: server code, may raise; trivially destructible. Invariant: what a
+// statement would respect is respected: visibility, concurrent changes by isolation level, all
+// indexes.
+#pragma once
+
+#include "server.hpp"
+
+namespace underway::pg {
+
+// A table or an index; raises when there is none.
+Oid relation_named(const char* name);
+
+// 0: there is none.
+AttrNumber column_named(TupleDesc columns, const char* name);
+
+// Whether what was found out about a table's columns still holds.
+class layout {
+ public:
+  bool is_known(Oid table);  // false: to be found out now
+
+ private:
+  Oid table_ = InvalidOid;
+  uint64 seen_ = 0;
+};
+
+// What a change that waits for nobody came to.
+enum class changed {
+  yes,
+  locked,  // by somebody who has not ended
+  no  // somebody else has changed the row, or it is gone; under REPEATABLE READ that is an error
+};
+
+class table {
+ public:
+  void open(Oid table, LOCKMODE lock = RowExclusiveLock);
+  void close();
+
+  TupleDesc columns() const { return relation_->rd_att; }
+  // Of the row that was found.
+  bool null(AttrNumber column) const { return found_->tts_isnull[column - 1]; }
+  Datum value(AttrNumber column) const { return found_->tts_values[column - 1]; }
+  // Of the row to be written, which begins with nulls, or as a copy of the one that was found.
+  void begin_row();
+  void begin_copy();
+  void set(AttrNumber column, Datum value, bool null = false);
+
+  // In the order of the index, by the active snapshot. Again with the same index: as many keys.
+  void scan(Oid index, ScanKey keys, int n);
+  bool next();
+
+  changed remove();  // waits for whoever has the row locked
+  changed change();  // does not
+  void insert();
+
+ private:
+  void fill_indexes(bool update);
+  void end_scan();
+
+  Relation relation_;
+  Relation index_;
+  IndexScanDesc scan_;
+  TupleTableSlot* found_;
+  TupleTableSlot* written_;
+  EState* state_;
+  ResultRelInfo* result_;  // null: the indexes are not open yet
+};
+
+}  // namespace underway::pg
