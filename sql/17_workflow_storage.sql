@@ -149,14 +149,19 @@ CREATE TABLE underway_internal.signal (
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 CREATE UNIQUE INDEX signal_key ON underway_internal.signal (run_id, name, key) WHERE key IS NOT NULL;
 
--- Inserted beside the run, whose row nobody touches but who finishes a step of it.
+CREATE SEQUENCE underway_internal.run_control_id AS bigint;
+
+-- What somebody asked of a run: inserted beside its row, which no session of a user locks; the coordinator obeys, in the order of id. Each has
+-- a number of its own: who asks must not wait for another who asks, as for a key.
 CREATE TABLE underway_internal.run_control (
     run_id       uuid NOT NULL,
-    kind         text NOT NULL,         -- cancel, pause
+    id           bigint NOT NULL DEFAULT nextval('underway_internal.run_control_id'),
+    kind         text NOT NULL,         -- cancel, pause, resume, retry
     undo         bool,
-    message      text,
+    message      text,                  -- of a cancel: the error that the run ends with
+    asked_by     text NOT NULL,
     requested_at timestamptz NOT NULL,
-    PRIMARY KEY (run_id, kind)
+    PRIMARY KEY (run_id, id)
 );
 
 DO $$
@@ -177,4 +182,5 @@ SELECT pg_catalog.pg_extension_config_dump('underway_internal.step_result_seq', 
 SELECT pg_catalog.pg_extension_config_dump('underway_internal.step_result', '');
 SELECT pg_catalog.pg_extension_config_dump('underway_internal.signal_id', '');
 SELECT pg_catalog.pg_extension_config_dump('underway_internal.signal', '');
+SELECT pg_catalog.pg_extension_config_dump('underway_internal.run_control_id', '');
 SELECT pg_catalog.pg_extension_config_dump('underway_internal.run_control', '');

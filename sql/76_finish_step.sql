@@ -249,19 +249,19 @@ END $$;
 CREATE FUNCTION underway_internal.end_run(r underway_internal.run) RETURNS bool LANGUAGE plpgsql AS $$
 DECLARE
     keep text := (SELECT q.keep FROM underway_internal.queue q WHERE q.id = r.queue_id);
+    results jsonb := underway_internal.take_results(r.id, r.ending = 'succeeded');
 BEGIN
     DELETE FROM underway_internal.run x WHERE x.id = r.id;
     IF keep = 'all' OR keep = 'failed' AND r.ending = 'failed' THEN
         INSERT INTO underway_internal.run_archive (slot, id, queue_id, version, state, input, headers, priority, key, group_key, parent,
-                parent_step, started_by, started_at, finished_at, reason, error, sqlstate, output)
+                parent_step, started_by, started_at, finished_at, reason, error, sqlstate, output, results)
             VALUES (CASE WHEN r.ending = 'succeeded' THEN underway_internal.ring_current('succeeded', 0)
                          ELSE underway_internal.ring_current('ended', 8) END,
                 r.id, r.queue_id, r.version, r.ending, r.input, r.headers, r.priority, r.key, r.group_key, r.parent, r.parent_step,
-                r.started_by, r.started_at, underway_internal.clock(), r.reason, r.error, r.sqlstate, r.output);
+                r.started_by, r.started_at, underway_internal.clock(), r.reason, r.error, r.sqlstate, r.output, results);
     ELSIF r.key IS NOT NULL THEN
         DELETE FROM underway_internal.task_key k WHERE k.queue_id = r.queue_id AND k.key = r.key AND k.task_id = r.id;
     END IF;
-    DELETE FROM underway_internal.step_result x WHERE x.run_id = r.id;
     DELETE FROM underway_internal.signal x WHERE x.run_id = r.id;
     DELETE FROM underway_internal.run_control x WHERE x.run_id = r.id;
     PERFORM underway_internal.finished(r.id);
