@@ -3,7 +3,7 @@
 
 -- Takes the results of a run that ends off the hot table; returns those to keep with it, in the order in which they ended. Of one that did
 -- not succeed: all. Of one that did: those of steps that were skipped; the archive of its tasks has the others.
--- Each is {step, item, state, task, at}, and, where there is one: input, output, error, sqlstate. Where 64 MB are full, and of what is over 1 MB,
+-- Each is {step, item, state, task, at}, and, where there is one: input, output, undo, error, sqlstate. Where 64 MB are full, and of what is over 1 MB,
 -- input and output are left out, and `left` is true: the archive of tasks may have it.
 CREATE FUNCTION underway_internal.take_results(run_id uuid, succeeded bool) RETURNS jsonb LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
@@ -20,10 +20,11 @@ BEGIN
             OVER (ORDER BY k.seq) > 64000000 AS is_left
         FROM kept k)
     SELECT jsonb_agg(jsonb_build_object('step', f.step, 'item', f.item, 'state', f.state, 'task', f.task_id, 'at', f.ended_at)
-            || CASE WHEN f.is_left THEN '{"left": true}' ELSE '{}' END
+            || CASE WHEN f.is_left THEN '{"left": true}' ELSE '{}'::jsonb END
             || CASE WHEN f.is_left OR f.input IS NULL THEN '{}' ELSE jsonb_build_object('input', f.input) END
             || CASE WHEN f.is_left OR f.output IS NULL THEN '{}' ELSE jsonb_build_object('output', f.output) END
             || CASE WHEN f.error IS NULL THEN '{}' ELSE jsonb_build_object('error', left(f.error, 8192)) END
+            || CASE WHEN f.undo IS NULL THEN '{}' ELSE jsonb_build_object('undo', f.undo) END
             || CASE WHEN f.sqlstate IS NULL THEN '{}' ELSE jsonb_build_object('sqlstate', f.sqlstate) END
         ORDER BY f.seq)
         INTO results FROM fitting f;
