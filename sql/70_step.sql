@@ -266,6 +266,6 @@ CREATE FUNCTION underway.finally(
         name text, handler text DEFAULT NULL, queue text DEFAULT NULL, retry jsonb DEFAULT NULL, timeout interval DEFAULT NULL)
     RETURNS jsonb LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'underway_gateway';
 COMMENT ON FUNCTION underway.finally IS
-'Makes the last step for create_workflow, which runs however the run ends, after everything else and after what is undone. It gets the run''s input.
+'Makes the last step for create_workflow, which runs however the run ends, after everything else and after what is undone. It gets {"state", "error", "sqlstate", "input", "output"}: how the run ends (succeeded, failed or cancelled), why, the run''s input and its output. A cancel does not stop it. When it fails for good, a run that would have succeeded fails, without being undone; the end of others stays what it was.
 Arguments as in step.
 Returns jsonb. Errors: 22023 bad value.';

@@ -79,7 +79,11 @@ BEGIN
             RETURN underway_internal.chained(t);
         END IF;
     END IF;
-    PERFORM underway_internal.end_run(r);
+    t := underway_internal.finally_next(r, who);
+    IF t.id IS NOT NULL THEN
+        RETURN underway_internal.chained(t);
+    END IF;
+    PERFORM underway_internal.end_run(underway_internal.after_finally(r));
     RETURN NULL;
 END $$;
 
