@@ -94,7 +94,7 @@ bool take_out(pg::table* task, Oid index, const success& s) {
   ScanKeyData key;
   ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_UUID_EQ, UUIDPGetDatum(s.id));
   task->scan(index, &key, 1);
-  return task->next() && DatumGetInt32(task->value(map.attempt)) == s.attempt &&
+  return task->next() && task->int4(map.attempt) == s.attempt &&
          is_in_progress(task->value(map.state)) && task->remove() == pg::changed::yes;
 }
 

@@ -3,7 +3,7 @@
 // the marks' protocol (marks.hpp).
 #pragma once
 
-#include "context.hpp"
+#include "claim.hpp"
 #include "queues.hpp"
 
 namespace underway {
@@ -11,15 +11,6 @@ namespace underway {
 struct claim_result {
   int count = 0;      // tasks to run, in `tasks`
   bool full = false;  // there may be more
-};
-
-struct claim_source {
-  queue_entry* entry;
-  int queue_id;
-  const Interval* ttl;
-  int max_attempts;
-  const char* worker;  // a name for people
-  int slot;            // -1: an external worker; its tasks get leases
 };
 
 // The claim itself, inside somebody's transaction and as the extension's owner; allocates in

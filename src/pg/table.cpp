@@ -118,6 +118,24 @@ bool table::next() {
   return true;
 }
 
+namespace {
+// Outside the class, where `text` is the server's type.
+char* to_c_string(Datum d) { return TextDatumGetCString(d); }
+}  // namespace
+
+char* table::text(AttrNumber column) const {
+  return null(column) ? nullptr : to_c_string(value(column));
+}
+
+Jsonb* table::jsonb(AttrNumber column) const {
+  return null(column) ? nullptr : DatumGetJsonbPCopy(value(column));
+}
+
+Interval* table::interval(AttrNumber column) const {
+  return null(column) ? nullptr
+                      : DatumGetIntervalP(datumCopy(value(column), false, sizeof(Interval)));
+}
+
 void table::begin_row() {
   if (written_ == nullptr) {
     written_ = table_slot_create(relation_, nullptr);
@@ -148,9 +166,15 @@ changed table::change() {
   LockTupleMode mode;
   index_changes needed;
   ExecStoreVirtualTuple(written_);
-  const changed done = outcome(
-      table_tuple_update(relation_, &found_->tts_tid, written_, GetCurrentCommandId(true),
-                         GetActiveSnapshot(), InvalidSnapshot, false, &failure, &mode, &needed));
+  const auto update = [&](bool wait) {
+    return table_tuple_update(relation_, &found_->tts_tid, written_, GetCurrentCommandId(true),
+                              GetActiveSnapshot(), InvalidSnapshot, wait, &failure, &mode, &needed);
+  };
+  TM_Result result = update(false);
+  if (result == TM_BeingModified && TransactionIdIsCurrentTransactionId(failure.xmax)) {
+    result = update(true);  // locked by ourselves: there is nobody to wait for
+  }
+  const changed done = outcome(result);
   if (done == changed::yes && are_needed(needed)) {
     fill_indexes(true);
   }

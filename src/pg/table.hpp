@@ -42,10 +42,18 @@ class table {
   // Of the row that was found.
   bool null(AttrNumber column) const { return found_->tts_isnull[column - 1]; }
   Datum value(AttrNumber column) const { return found_->tts_values[column - 1]; }
+  int32 int4(AttrNumber column) const { return DatumGetInt32(value(column)); }
+  TimestampTz time(AttrNumber column) const { return DatumGetTimestampTz(value(column)); }
+  pg_uuid_t uuid(AttrNumber column) const { return *DatumGetUUIDP(value(column)); }
+  // Copies, in the current context; null stays nullptr.
+  char* text(AttrNumber column) const;
+  Jsonb* jsonb(AttrNumber column) const;
+  Interval* interval(AttrNumber column) const;
   // Of the row to be written, which begins with nulls, or as a copy of the one that was found.
   void begin_row();
   void begin_copy();
   void set(AttrNumber column, Datum value, bool null = false);
+  Datum new_value(AttrNumber column) const { return written_->tts_values[column - 1]; }
 
   // In the order of the index, by the active snapshot. Again with the same index: as many keys.
   void scan(Oid index, ScanKey keys, int n);

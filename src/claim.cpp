@@ -1,0 +1,196 @@
+#include "claim.hpp"
+
+#include "clock.hpp"
+#include "pg/error.hpp"
+#include "pg/table.hpp"
+
+namespace underway {
+
+namespace {
+
+struct task_columns {
+  AttrNumber id, state, run_at, enqueued_at, attempt, failures, crashes, slot, generation, boot,
+      claimed_at, expires_at, lease, input, headers, timeout, retry, worker, run_id, version, step,
+      item, phase;
+} at;
+pg::layout of_task;
+
+void find_columns(TupleDesc task) {
+  static constexpr struct {
+    const char* name;
+    AttrNumber task_columns::*number;
+  } all[] = {{"id", &task_columns::id},
+             {"state", &task_columns::state},
+             {"run_at", &task_columns::run_at},
+             {"enqueued_at", &task_columns::enqueued_at},
+             {"attempt", &task_columns::attempt},
+             {"failures", &task_columns::failures},
+             {"crashes", &task_columns::crashes},
+             {"slot", &task_columns::slot},
+             {"generation", &task_columns::generation},
+             {"boot", &task_columns::boot},
+             {"claimed_at", &task_columns::claimed_at},
+             {"expires_at", &task_columns::expires_at},
+             {"lease", &task_columns::lease},
+             {"input", &task_columns::input},
+             {"headers", &task_columns::headers},
+             {"timeout", &task_columns::timeout},
+             {"retry", &task_columns::retry},
+             {"worker", &task_columns::worker},
+             {"run_id", &task_columns::run_id},
+             {"version", &task_columns::version},
+             {"step", &task_columns::step},
+             {"item", &task_columns::item},
+             {"phase", &task_columns::phase}};
+  for (const auto& column : all) {
+    at.*column.number = pg::column_named(task, column.name);
+  }
+}
+
+// The index's columns are queue_id, priority, run_at, id.
+struct from_key {
+  ScanKeyData keys[4];
+  ScanKeyData row[2];  // (run_at, id) >= (..), as nodeIndexscan.c builds it
+};
+
+void begin_at(from_key* k, int queue_id, int priority, const row_key* start, TimestampTz now) {
+  ScanKeyInit(&k->keys[0], 1, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(queue_id));
+  ScanKeyInit(&k->keys[1], 2, BTEqualStrategyNumber, F_INT2EQ, Int16GetDatum(priority));
+  ScanKeyInit(&k->keys[2], 3, BTLessEqualStrategyNumber, F_TIMESTAMPTZ_LE,
+              TimestampTzGetDatum(now));
+  ScanKeyEntryInitialize(&k->row[0], SK_ROW_MEMBER, 3, BTGreaterEqualStrategyNumber, TIMESTAMPTZOID,
+                         InvalidOid, F_TIMESTAMPTZ_CMP, TimestampTzGetDatum(start->run_at));
+  ScanKeyEntryInitialize(&k->row[1], SK_ROW_MEMBER | SK_ROW_END, 4, BTGreaterEqualStrategyNumber,
+                         UUIDOID, InvalidOid, F_UUID_CMP, UUIDPGetDatum(&start->id));
+  k->keys[3] = {};
+  k->keys[3].sk_flags = SK_ROW_HEADER;
+  k->keys[3].sk_attno = 3;
+  k->keys[3].sk_strategy = BTGreaterEqualStrategyNumber;
+  k->keys[3].sk_argument = PointerGetDatum(k->row);
+}
+
+// Of its own time to live or its queue's, and not begun within it. Steps of runs have none.
+bool is_expired(const pg::table& t, const Interval* ttl, TimestampTz now) {
+  if (t.int4(at.attempt) > 0 || !t.null(at.run_id)) {
+    return false;
+  }
+  if (!t.null(at.expires_at)) {
+    return t.time(at.expires_at) <= now;
+  }
+  const TimestampTz since = Max(t.time(at.run_at), t.time(at.enqueued_at));
+  return DatumGetTimestampTz(DirectFunctionCall2(
+             timestamptz_pl_interval, TimestampTzGetDatum(since), PointerGetDatum(ttl))) <= now;
+}
+
+int max_attempts_of(const pg::table& t, int of_queue) {
+  if (t.null(at.retry)) {
+    return of_queue;
+  }
+  JsonbValue found;
+  Jsonb* policy = DatumGetJsonbP(t.value(at.retry));
+  return getKeyJsonValueFromContainer(&policy->root, "max_attempts", strlen("max_attempts"),
+                                      &found) == nullptr ||
+                 found.type != jbvNumeric
+             ? of_queue
+             : DatumGetInt32(DirectFunctionCall1(numeric_int4, NumericGetDatum(found.val.numeric)));
+}
+
+// What does not differ between the tasks of one claim.
+struct claimer {
+  const claim_source& from;
+  TimestampTz now;
+  Datum in_progress;
+  Datum worker;
+};
+
+bool take(pg::table* t, const claimer& who) {
+  const bool leased = who.from.slot < 0;
+  t->begin_copy();
+  t->set(at.state, who.in_progress);
+  t->set(at.attempt, Int32GetDatum(t->int4(at.attempt) + 1));
+  t->set(at.claimed_at, TimestampTzGetDatum(who.now));
+  t->set(at.worker, who.worker);
+  if (leased) {
+    t->set(at.lease, OidFunctionCall0(F_GEN_RANDOM_UUID));
+  } else {
+    t->set(at.boot, Int64GetDatum(shared->boot));
+    t->set(at.slot, Int32GetDatum(who.from.slot));
+    t->set(at.generation, Int32GetDatum(static_cast<int32>(my_slot->generation)));
+  }
+  return t->change() == pg::changed::yes;
+}
+
+claimed_task described(const pg::table& t, const claim_source& from) {
+  claimed_task task = {};
+  task.id = t.uuid(at.id);
+  task.attempt = t.int4(at.attempt) + 1;
+  task.input = t.jsonb(at.input);
+  task.headers = t.jsonb(at.headers);
+  task.timeout = t.interval(at.timeout);
+  task.last_attempt = t.int4(at.failures) + 1 >= max_attempts_of(t, from.max_attempts);
+  task.crashes = t.int4(at.crashes);
+  if (from.slot < 0) {
+    task.lease = *DatumGetUUIDP(t.new_value(at.lease));
+  }
+  task.of_run = !t.null(at.run_id);
+  if (task.of_run) {
+    task.run_id = t.uuid(at.run_id);
+    task.version = t.int4(at.version);
+    task.step = t.text(at.step);
+    task.item = t.null(at.item) ? 0 : t.int4(at.item);
+    task.phase = t.text(at.phase);
+  }
+  return task;
+}
+
+}  // namespace
+
+claimed_rows claim_rows(const claim_source& from, int priority, const row_key& start, int max_tasks,
+                        int most_crashes, MemoryContext memory, claimed_task* tasks) {
+  return pg::call([&] {
+    claimed_rows taken;
+    const claimer who = {from, clock_now(), CStringGetTextDatum("in_progress"),
+                         CStringGetTextDatum(from.worker)};
+    const Oid relation = pg::relation_named("task");
+    from_key key;
+    pg::table t;
+    t.open(relation);
+    if (!of_task.is_known(relation)) {
+      find_columns(t.columns());
+    }
+    PushActiveSnapshot(GetTransactionSnapshot());
+    begin_at(&key, from.queue_id, priority, &start, who.now);
+    t.scan(pg::relation_named("task_pending"), key.keys, lengthof(key.keys));
+    MemoryContext before = MemoryContextSwitchTo(memory);
+    taken.expired_ids = static_cast<Datum*>(palloc(sizeof(Datum) * static_cast<Size>(max_tasks)));
+    while (taken.rows < max_tasks && !taken.stopped && t.next()) {
+      const int crashes = t.int4(at.crashes);
+      if (crashes > most_crashes) {
+        continue;
+      }
+      // A suspect is claimed alone, so that the next crash is its own (promise 8).
+      if (crashes > 0 && taken.rows > 0) {
+        taken.stopped = true;
+        break;
+      }
+      if (!take(&t, who)) {
+        continue;
+      }
+      taken.stopped = crashes > 0;
+      taken.rows++;
+      taken.last = {t.time(at.run_at), t.uuid(at.id)};
+      if (is_expired(t, from.ttl, who.now)) {
+        taken.expired_ids[taken.expired++] = datumCopy(t.value(at.id), false, UUID_LEN);
+      } else {
+        tasks[taken.count++] = described(t, from);
+      }
+    }
+    MemoryContextSwitchTo(before);
+    t.close();
+    PopActiveSnapshot();
+    CommandCounterIncrement();
+    return taken;
+  });
+}
+
+}  // namespace underway

@@ -1,0 +1,36 @@
+// Claim: pending -> in_progress, row by row in the order of due time and id, skipping what others
+// have locked. Runs in: workers, and clients that dequeue; as the extension's owner. Error
+// discipline: throws pg::error. Invariant: the caller has registered an active scan of this queue
+// and priority before, so that the low-water mark cannot pass a row that becomes pending meanwhile;
+// and it commits before the work starts.
+#pragma once
+
+#include "context.hpp"
+#include "marks.hpp"
+
+namespace underway {
+
+struct claim_source {
+  queue_entry* entry;
+  int queue_id;
+  const Interval* ttl;
+  int max_attempts;
+  const char* worker;  // a name for people
+  int slot;            // -1: an external worker; its tasks get leases
+};
+
+struct claimed_rows {
+  int rows = 0;   // taken
+  int count = 0;  // to be run
+  int expired = 0;
+  bool stopped = false;  // before a suspect, which is claimed alone, or after one
+  row_key last = {};
+  Datum* expired_ids = nullptr;
+};
+
+// From `start` on, up to max_tasks, of those that had no more than most_crashes. Tasks and what
+// they point at are allocated in `memory`.
+claimed_rows claim_rows(const claim_source& from, int priority, const row_key& start, int max_tasks,
+                        int most_crashes, MemoryContext memory, claimed_task* tasks);
+
+}  // namespace underway
