@@ -109,7 +109,6 @@ CREATE TABLE underway_internal.heartbeat (
     ends_at  timestamptz NOT NULL,
     progress jsonb
 ) WITH (fillfactor = 50);
-CREATE INDEX heartbeat_stale ON underway_internal.heartbeat (stale_at);
 CREATE INDEX heartbeat_queue ON underway_internal.heartbeat (queue_id, stale_at);
 
 -- Cancels of tasks in progress. Inserted beside the task, whose row nobody but the finishing worker touches.

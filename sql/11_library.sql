@@ -13,8 +13,6 @@ CREATE FUNCTION underway_internal.note_expiry(expires_at timestamptz) RETURNS bo
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_note_expiry';
 CREATE FUNCTION underway_internal.place_free(queue_id int) RETURNS bool
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_place_free';
-CREATE FUNCTION underway_internal.note_stale(stale_at timestamptz) RETURNS bool
-    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_note_stale';
 CREATE FUNCTION underway_internal.queue_changed(queue_id int) RETURNS bool
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_queue_changed';
 CREATE FUNCTION underway_internal.queue_created(queue_id int) RETURNS bool

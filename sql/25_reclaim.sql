@@ -101,9 +101,10 @@ BEGIN
     looked_at := 0;
     reclaimed := 0;
     cleared := 0;
-    FOR h IN SELECT x.* FROM underway_internal.heartbeat x
-            WHERE x.stale_at <= now AND (x.queue_id = only_queue OR only_queue IS NULL)
-            ORDER BY x.stale_at LIMIT max_rows LOOP
+    FOR h IN SELECT x.* FROM underway_internal.queue q, LATERAL (
+                SELECT y.* FROM underway_internal.heartbeat y WHERE y.queue_id = q.id AND y.stale_at <= now
+                ORDER BY y.stale_at LIMIT max_rows) x
+            WHERE q.id = only_queue OR only_queue IS NULL LIMIT max_rows LOOP
         looked_at := looked_at + 1;
         SELECT x.* INTO t FROM underway_internal.task x WHERE x.lease = h.lease;
         IF NOT FOUND THEN
@@ -159,5 +160,7 @@ END $$;
 
 CREATE FUNCTION underway_internal.next_stale(after timestamptz) RETURNS timestamptz LANGUAGE plpgsql AS $$
 BEGIN
-    RETURN (SELECT x.stale_at FROM underway_internal.heartbeat x WHERE x.stale_at > after ORDER BY x.stale_at LIMIT 1);
+    RETURN (SELECT min(x.stale_at) FROM underway_internal.queue q, LATERAL (
+        SELECT y.stale_at FROM underway_internal.heartbeat y WHERE y.queue_id = q.id AND y.stale_at > after
+        ORDER BY y.stale_at LIMIT 1) x);
 END $$;

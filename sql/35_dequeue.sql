@@ -45,22 +45,24 @@ BEGIN
     END IF;
 END $$;
 
--- The first heartbeat of leases that were just given.
-CREATE FUNCTION underway_internal.begin_leases(queue_id int, ids uuid[]) RETURNS TABLE (id uuid, ends_at timestamptz) LANGUAGE plpgsql AS $$
+-- The first heartbeats of leases that were just given, one row for each, in their order.
+CREATE FUNCTION underway_internal.begin_leases(
+        queue_id int, leases uuid[], tasks uuid[], attempts int[], claimed_at timestamptz[], heartbeats interval[], timeouts interval[])
+    RETURNS TABLE (ends_at timestamptz, stale_at timestamptz) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
-    first_stale timestamptz;
+    every interval;
+    longest interval;
 BEGIN
+    SELECT coalesce(q.heartbeat, '30 s'), coalesce(q.timeout, current_setting('underway.default_timeout')::interval)
+        INTO every, longest FROM underway_internal.queue q WHERE q.id = begin_leases.queue_id;
     RETURN QUERY
         INSERT INTO underway_internal.heartbeat AS h (lease, task_id, queue_id, attempt, every, beat_at, stale_at, ends_at)
-        SELECT t.lease, t.id, t.queue_id, t.attempt, e.every, t.claimed_at, least(t.claimed_at + 3 * e.every, e.ends_at), e.ends_at
-        FROM unnest(ids) u(id) JOIN underway_internal.task t ON t.id = u.id JOIN underway_internal.queue q ON q.id = t.queue_id,
-            LATERAL (SELECT coalesce(t.heartbeat, q.heartbeat, interval '30 s') AS every,
-                t.claimed_at + coalesce(t.timeout, q.timeout, current_setting('underway.default_timeout')::interval) AS ends_at) e
-        RETURNING h.task_id, h.ends_at;
-    SELECT min(h.stale_at) INTO first_stale
-        FROM unnest(ids) u(id) JOIN underway_internal.task t ON t.id = u.id JOIN underway_internal.heartbeat h ON h.lease = t.lease;
-    PERFORM underway_internal.note_stale(first_stale);
+        SELECT u.lease, u.task, begin_leases.queue_id, u.attempt, coalesce(u.heartbeat, every), u.claimed_at,
+            least(u.claimed_at + 3 * coalesce(u.heartbeat, every), u.claimed_at + coalesce(u.timeout, longest)),
+            u.claimed_at + coalesce(u.timeout, longest)
+        FROM unnest(leases, tasks, attempts, claimed_at, heartbeats, timeouts) u(lease, task, attempt, claimed_at, heartbeat, timeout)
+        RETURNING h.ends_at, h.stale_at;
 END $$;
 
 CREATE FUNCTION underway.dequeue(queue text, max_tasks int DEFAULT 1, worker text DEFAULT NULL)

@@ -1,36 +1,34 @@
 -- How external workers end an attempt. Invariant: the lease is the fence; with a lost one each of these raises, so that the
 -- caller's own writes of that transaction are rolled back with it (promise 3).
 
--- Tasks of one queue. steps: some of them are steps of runs.
-CREATE FUNCTION underway_internal.complete_leased(queue_id int, ids uuid[], attempts int[], outputs jsonb[], steps bool) RETURNS bigint
+-- Tasks of one queue; returns those that were these attempts still. steps: some of them are steps of runs.
+CREATE FUNCTION underway_internal.complete_leased(queue_id int, ids uuid[], attempts int[], outputs jsonb[], steps bool) RETURNS uuid[]
     LANGUAGE plpgsql AS $$
 DECLARE
     one record;
-    n bigint := 0;
+    ended uuid[] := '{}';
     kept bool := (SELECT q.keep = 'all' FROM underway_internal.queue q WHERE q.id = complete_leased.queue_id);
 BEGIN
-    IF ids IS NULL THEN
-        RETURN 0;
-    ELSIF steps IS NOT TRUE THEN
+    IF NOT steps THEN
         RETURN underway_internal.complete_tasks(kept, ids, attempts, outputs);
     END IF;
     FOR one IN SELECT u.id, u.attempt, u.output, t.run_id FROM unnest(ids, attempts, outputs) u(id, attempt, output)
             JOIN underway_internal.task t ON t.id = u.id LOOP
         IF one.run_id IS NULL THEN
-            n := n + underway_internal.complete_tasks(kept, ARRAY[one.id], ARRAY[one.attempt], ARRAY[one.output]);
-        ELSE
-            n := n + (SELECT c.held::int FROM underway_internal.complete_step(one.id, one.attempt, one.output, NULL, 'next', NULL, NULL,
-                NULL, NULL, NULL, NULL) c);
+            ended := ended || underway_internal.complete_tasks(kept, ARRAY[one.id], ARRAY[one.attempt], ARRAY[one.output]);
+        ELSIF (SELECT c.held FROM underway_internal.complete_step(one.id, one.attempt, one.output, NULL, 'next', NULL, NULL, NULL,
+                NULL, NULL, NULL) c) THEN
+            ended := ended || one.id;
         END IF;
     END LOOP;
-    RETURN n;
+    RETURN ended;
 END $$;
 
 CREATE FUNCTION underway_internal.complete(caller oid, lease uuid, output jsonb) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     t underway_internal.task := underway_internal.leased(caller, lease, true);
 BEGIN
-    IF underway_internal.complete_leased(t.queue_id, ARRAY[t.id], ARRAY[t.attempt], ARRAY[output], t.run_id IS NOT NULL) <> 1 THEN
+    IF underway_internal.complete_leased(t.queue_id, ARRAY[t.id], ARRAY[t.attempt], ARRAY[output], t.run_id IS NOT NULL) = '{}' THEN
         PERFORM underway_internal.leased(caller, lease, true);
     END IF;
     PERFORM underway_internal.place_free(t.queue_id);
@@ -47,8 +45,9 @@ CREATE FUNCTION underway_internal.complete_many(caller oid, leases uuid[], outpu
     RETURNS uuid[] LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
-    done uuid[];
-    queue int;
+    held record;
+    ended uuid[];
+    done uuid[] := '{}';
     bad uuid;
 BEGIN
     IF leases IS NULL OR array_position(leases, NULL) IS NOT NULL OR array_ndims(leases) > 1 THEN
@@ -61,26 +60,22 @@ BEGIN
     ELSIF (SELECT count(DISTINCT u) FROM unnest(leases) u) <> cardinality(leases) THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'leases must not contain one twice', HINT = 'Each task is completed once.';
     END IF;
-    IF NOT coalesce(skip_lost, false) THEN
-        SELECT u INTO bad FROM unnest(leases) u
-            WHERE NOT EXISTS (SELECT FROM underway_internal.task t WHERE t.lease = u AND t.state = 'in_progress') LIMIT 1;
-        IF FOUND THEN
-            PERFORM underway_internal.leased(caller, bad, true);
+    -- By queue, each once: the rights, the commit of the dequeue, and its tasks. In the order of their ids, so that two callers with the
+    -- same leases cannot deadlock; nothing is locked before, since only what is still in progress as that attempt ends.
+    FOR held IN SELECT l.queue_id, array_agg(l.id) AS ids, array_agg(l.attempt) AS attempts, array_agg(l.output) AS outputs,
+                array_agg(l.lease) AS leases, (array_agg(l.lease) FILTER (WHERE l.ours))[1] AS ours, bool_or(l.step) AS steps
+            FROM (SELECT t.queue_id, t.id, t.attempt, o.output, o.lease, underway_internal.is_ours(t.xmin) AS ours,
+                        t.run_id IS NOT NULL AS step
+                    FROM unnest(leases, outputs) o(lease, output) JOIN underway_internal.task t ON t.lease = o.lease
+                    WHERE t.state = 'in_progress' ORDER BY t.queue_id, t.id) l
+            GROUP BY l.queue_id ORDER BY l.queue_id LOOP
+        PERFORM underway_internal.leased(caller, coalesce(held.ours, held.leases[1]), false), underway_internal.place_free(held.queue_id);
+        ended := underway_internal.complete_leased(held.queue_id, held.ids, held.attempts, held.outputs, held.steps);
+        IF cardinality(ended) = cardinality(held.ids) THEN
+            done := done || held.leases;
+        ELSE
+            done := done || ARRAY(SELECT u.lease FROM unnest(held.ids, held.leases) u(id, lease) WHERE u.id = ANY (ended));
         END IF;
-    END IF;
-    -- One check of rights, and of the dequeue's commit, for each queue; then all of its tasks in one statement.
-    done := '{}';
-    FOR queue, bad IN SELECT t.queue_id, min(t.lease::text)::uuid FROM unnest(leases) u JOIN underway_internal.task t ON t.lease = u
-            WHERE t.state = 'in_progress' GROUP BY t.queue_id ORDER BY t.queue_id LOOP
-        PERFORM underway_internal.leased(caller, bad, false), underway_internal.place_free(queue);
-        WITH ours AS MATERIALIZED (
-            SELECT t.id, t.attempt, o.output, t.lease, t.run_id FROM unnest(leases, outputs) o(lease, output)
-            JOIN underway_internal.task t ON t.lease = o.lease
-            WHERE t.queue_id = queue AND t.state = 'in_progress' ORDER BY t.id FOR UPDATE OF t),
-        finished AS (
-            SELECT underway_internal.complete_leased(queue, array_agg(a.id), array_agg(a.attempt), array_agg(a.output),
-                bool_or(a.run_id IS NOT NULL)) AS n, array_agg(a.lease) AS leases, count(*) AS wanted FROM ours a)
-        SELECT done || f.leases INTO done FROM finished f WHERE f.n = f.wanted;
     END LOOP;
     IF NOT coalesce(skip_lost, false) AND cardinality(done) <> cardinality(leases) THEN
         SELECT u INTO bad FROM unnest(leases) u WHERE u <> ALL (done) LIMIT 1;

@@ -133,7 +133,7 @@ void put(pg::table* archive, int slot, const pg::table& task, const success& s, 
 
 }  // namespace
 
-int archive_succeeded(bool kept, const success* tasks, int n) {
+int archive_succeeded(bool kept, success* tasks, int n) {
   static pg::statement forget_key(
       "DELETE FROM underway_internal.task_key k WHERE k.queue_id = $1 AND k.key = $2 AND k.task_id "
       "= $3",
@@ -161,6 +161,7 @@ int archive_succeeded(bool kept, const success* tasks, int n) {
       if (!take_out(&task, index, tasks[i])) {
         continue;
       }
+      tasks[i].moved = true;
       moved++;
       note_finished(tasks[i].id, 1);
       if (kept) {
@@ -199,10 +200,20 @@ UNDERWAY_ENTRY(underway_complete_tasks) {
     tasks = static_cast<success*>(palloc(sizeof(success) * static_cast<Size>(n)));
     for (int i = 0; i < n; i++) {
       tasks[i] = {DatumGetUUIDP(ids[i]), DatumGetInt32(attempts[i]),
-                  none[i] ? nullptr : DatumGetJsonbP(outputs[i]), nullptr};
+                  none[i] ? nullptr : DatumGetJsonbP(outputs[i]), nullptr, false};
     }
   });
-  PG_RETURN_INT64(archive_succeeded(PG_GETARG_BOOL(0), tasks, n));
+  (void)archive_succeeded(PG_GETARG_BOOL(0), tasks, n);
+  return pg::call([&] {
+    auto moved = static_cast<Datum*>(palloc(sizeof(Datum) * static_cast<Size>(n)));
+    int count = 0;
+    for (int i = 0; i < n; i++) {
+      if (tasks[i].moved) {
+        moved[count++] = UUIDPGetDatum(tasks[i].id);
+      }
+    }
+    return pg::array_of(UUIDOID, moved, count);
+  });
 }
 
 }  // namespace underway

@@ -14,9 +14,10 @@ struct success {
   int attempt;
   Jsonb* output;        // or null
   const char* notices;  // or null
+  bool moved;
 };
 
 // Returns how many of them were the attempts given, in progress, and have moved.
-int archive_succeeded(bool kept, const success* tasks, int n);
+int archive_succeeded(bool kept, success* tasks, int n);
 
 }  // namespace underway

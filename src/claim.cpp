@@ -10,8 +10,8 @@ namespace {
 
 struct task_columns {
   AttrNumber id, state, run_at, enqueued_at, attempt, failures, crashes, slot, generation, boot,
-      claimed_at, expires_at, lease, input, headers, timeout, retry, worker, run_id, version, step,
-      item, phase;
+      claimed_at, expires_at, lease, heartbeat, input, headers, timeout, retry, worker, run_id,
+      version, step, item, phase;
 } at;
 pg::layout of_task;
 
@@ -32,6 +32,7 @@ void find_columns(TupleDesc task) {
              {"claimed_at", &task_columns::claimed_at},
              {"expires_at", &task_columns::expires_at},
              {"lease", &task_columns::lease},
+             {"heartbeat", &task_columns::heartbeat},
              {"input", &task_columns::input},
              {"headers", &task_columns::headers},
              {"timeout", &task_columns::timeout},
@@ -103,15 +104,30 @@ struct claimer {
   Datum worker;
 };
 
-bool take(pg::table* t, const claimer& who) {
-  const bool leased = who.from.slot < 0;
+// As gen_random_uuid() makes them; all random bytes at once take a tenth of the time.
+pg_uuid_t* random_leases(int n) {
+  const Size size = sizeof(pg_uuid_t) * static_cast<Size>(n);
+  auto leases = static_cast<pg_uuid_t*>(palloc(size));
+  if (!pg_strong_random(leases, size)) {
+    ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR), errmsg("could not generate random values")));
+  }
+  for (int i = 0; i < n; i++) {
+    unsigned char* bytes = leases[i].data;
+    bytes[6] = static_cast<unsigned char>((bytes[6] & 0x0f) | 0x40);
+    bytes[8] = static_cast<unsigned char>((bytes[8] & 0x3f) | 0x80);
+  }
+  return leases;
+}
+
+// lease: for an external worker, else null.
+bool take(pg::table* t, const claimer& who, const pg_uuid_t* lease) {
   t->begin_copy();
   t->set(at.state, who.in_progress);
   t->set(at.attempt, Int32GetDatum(t->int4(at.attempt) + 1));
   t->set(at.claimed_at, TimestampTzGetDatum(who.now));
   t->set(at.worker, who.worker);
-  if (leased) {
-    t->set(at.lease, OidFunctionCall0(F_GEN_RANDOM_UUID));
+  if (lease != nullptr) {
+    t->set(at.lease, UUIDPGetDatum(lease));
   } else {
     t->set(at.boot, Int64GetDatum(shared->boot));
     t->set(at.slot, Int32GetDatum(who.from.slot));
@@ -120,17 +136,19 @@ bool take(pg::table* t, const claimer& who) {
   return t->change() == pg::changed::yes;
 }
 
-claimed_task described(const pg::table& t, const claim_source& from) {
+claimed_task described(const pg::table& t, const claimer& who, const pg_uuid_t* lease) {
   claimed_task task = {};
   task.id = t.uuid(at.id);
   task.attempt = t.int4(at.attempt) + 1;
   task.input = t.jsonb(at.input);
   task.headers = t.jsonb(at.headers);
   task.timeout = t.interval(at.timeout);
-  task.last_attempt = t.int4(at.failures) + 1 >= max_attempts_of(t, from.max_attempts);
+  task.last_attempt = t.int4(at.failures) + 1 >= max_attempts_of(t, who.from.max_attempts);
   task.crashes = t.int4(at.crashes);
-  if (from.slot < 0) {
-    task.lease = *DatumGetUUIDP(t.new_value(at.lease));
+  if (lease != nullptr) {
+    task.lease = *lease;
+    task.claimed_at = who.now;
+    task.heartbeat = t.interval(at.heartbeat);
   }
   task.of_run = !t.null(at.run_id);
   if (task.of_run) {
@@ -151,6 +169,7 @@ claimed_rows claim_rows(const claim_source& from, int priority, const row_key& s
     claimed_rows taken;
     const claimer who = {from, clock_now(), CStringGetTextDatum("in_progress"),
                          CStringGetTextDatum(from.worker)};
+    const pg_uuid_t* leases = from.slot < 0 ? random_leases(max_tasks) : nullptr;
     const Oid relation = pg::relation_named("task");
     from_key key;
     pg::table t;
@@ -173,7 +192,8 @@ claimed_rows claim_rows(const claim_source& from, int priority, const row_key& s
         taken.stopped = true;
         break;
       }
-      if (!take(&t, who)) {
+      const pg_uuid_t* lease = leases == nullptr ? nullptr : &leases[taken.rows];
+      if (!take(&t, who, lease)) {
         continue;
       }
       taken.stopped = crashes > 0;
@@ -182,7 +202,7 @@ claimed_rows claim_rows(const claim_source& from, int priority, const row_key& s
       if (is_expired(t, from.ttl, who.now)) {
         taken.expired_ids[taken.expired++] = datumCopy(t.value(at.id), false, UUID_LEN);
       } else {
-        tasks[taken.count++] = described(t, from);
+        tasks[taken.count++] = described(t, who, lease);
       }
     }
     MemoryContextSwitchTo(before);

@@ -96,7 +96,7 @@ void complete(const queue_info* q, const claimed_task* tasks, const finished_tas
     for (int i = 0; i < n; i++) {
       if (results[i].outcome.what == action::done && !tasks[i].of_run) {
         ended[done++] = {&tasks[i].id, tasks[i].attempt, results[i].outcome.output,
-                         results[i].notices};
+                         results[i].notices, false};
       }
     }
   });

@@ -15,8 +15,10 @@ struct claimed_task {
   Interval* timeout;  // or null
   bool last_attempt;
   int crashes;
-  pg_uuid_t lease;  // of an external worker
-  bool of_run;      // a step of a run of a workflow; then:
+  pg_uuid_t lease;  // of an external worker; then also:
+  TimestampTz claimed_at;
+  Interval* heartbeat;  // or null
+  bool of_run;          // a step of a run of a workflow; then:
   pg_uuid_t run_id;
   int version;
   const char* step;  // null: a nudge

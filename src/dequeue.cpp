@@ -36,7 +36,8 @@ claim_result claim_tasks(const claim_source& from, int priority, int max_tasks,
   const claimed_rows s = claim_rows(from, priority, start, max_tasks, most_crashes, memory, tasks);
   if (s.expired > 0) {
     pg::value expired[2];
-    pg::call([&] { expired[0] = pg::of_datum(pg::uuid_array(s.expired_ids, s.expired), false); });
+    pg::call(
+        [&] { expired[0] = pg::of_datum(pg::array_of(UUIDOID, s.expired_ids, s.expired), false); });
     expired[1] = pg::of(from.ttl);
     expire_claimed.run(expired);
   }
@@ -130,8 +131,8 @@ void give_back(const claimed_task* tasks, int n) {
         ids[i] = UUIDPGetDatum(&tasks[i].id);
         attempts[i] = Int32GetDatum(tasks[i].attempt);
       }
-      args[0] = pg::of_datum(pg::uuid_array(ids, n), false);
-      args[1] = pg::of_datum(pg::int4_array(attempts, n), false);
+      args[0] = pg::of_datum(pg::array_of(UUIDOID, ids, n), false);
+      args[1] = pg::of_datum(pg::array_of(INT4OID, attempts, n), false);
     });
     give_back_tasks.run(args);
   }

@@ -8,6 +8,7 @@
 #include "settings.hpp"
 #include "sleep.hpp"
 #include "task_lock.hpp"
+#include "wake.hpp"
 
 #include <algorithm>
 
@@ -60,8 +61,10 @@ pg::statement queue_of(
 pg::statement dequeue_from(
     "SELECT * FROM underway_internal.dequeue_from(CAST($1 AS oid), $2, $3, $4)", OIDOID, TEXTOID,
     INT4OID, TEXTOID);
-pg::statement begin_leases("SELECT * FROM underway_internal.begin_leases($1, $2)", INT4OID,
-                           UUIDARRAYOID);
+pg::statement begin_leases(
+    "SELECT * FROM underway_internal.begin_leases($1, $2, $3, $4, $5, $6, $7)", INT4OID,
+    UUIDARRAYOID, UUIDARRAYOID, INT4ARRAYOID, TIMESTAMPTZARRAYOID, INTERVALARRAYOID,
+    INTERVALARRAYOID);
 pg::statement reclaim_stale("SELECT reclaimed FROM underway_internal.reclaim_stale($1, $2, $3)",
                             INT4OID, INT4OID, INT4OID);
 
@@ -80,6 +83,39 @@ void put(Tuplestorestate* store, TupleDesc descriptor, const claimed_task& t,
   bool nulls[9] = {false,     false,     false, false, t.headers == nullptr,
                    !t.of_run, !t.of_run, false, false};
   tuplestore_putvalues(store, descriptor, values, nulls);
+}
+
+// Gives the leases of these tasks their first heartbeats; the rows of the result.
+void lease(FunctionCallInfo fcinfo, int queue_id, const claimed_task* tasks, int n) {
+  pg::value args[7];
+  args[0] = pg::of(queue_id);
+  pg::call([&] {
+    const auto column = [&](Oid type, auto&& of) {
+      auto elements = static_cast<Datum*>(palloc(sizeof(Datum) * static_cast<Size>(n)));
+      auto nulls = static_cast<bool*>(palloc(static_cast<Size>(n)));
+      for (int i = 0; i < n; i++) {
+        const pg::value v = of(tasks[i]);
+        elements[i] = v.datum;
+        nulls[i] = v.null;
+      }
+      return pg::of_datum(pg::array_of(type, elements, n, nulls), false);
+    };
+    args[1] = column(UUIDOID, [](const claimed_task& t) { return pg::of(&t.lease); });
+    args[2] = column(UUIDOID, [](const claimed_task& t) { return pg::of(&t.id); });
+    args[3] = column(INT4OID, [](const claimed_task& t) { return pg::of(t.attempt); });
+    args[4] =
+        column(TIMESTAMPTZOID, [](const claimed_task& t) { return pg::of_time(t.claimed_at); });
+    args[5] = column(INTERVALOID, [](const claimed_task& t) { return pg::of(t.heartbeat); });
+    args[6] = column(INTERVALOID, [](const claimed_task& t) { return pg::of(t.timeout); });
+  });
+  auto rsinfo = reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo);
+  int i = 0;
+  TimestampTz first_stale = DT_NOEND;
+  begin_leases.run(args, [&](const pg::row& r) {
+    put(rsinfo->setResult, rsinfo->setDesc, tasks[i++], r.time(1));
+    first_stale = std::min(first_stale, r.time(2));
+  });
+  note_stale(first_stale);
 }
 
 struct source {
@@ -170,29 +206,8 @@ UNDERWAY_ENTRY(underway_dequeue) {
   if (n == 0) {
     return Datum{0};
   }
-  pg::value leases[2];
-  leases[0] = pg::of(from.queue_id);
-  pg::call([&] {
-    auto ids = static_cast<Datum*>(palloc(sizeof(Datum) * static_cast<Size>(n)));
-    for (int i = 0; i < n; i++) {
-      ids[i] = UUIDPGetDatum(&tasks[i].id);
-    }
-    leases[1] = pg::of_datum(pg::uuid_array(ids, n), false);
-    ForceSyncCommit();  // a claim is always flushed (promise 4)
-  });
-  auto rsinfo = reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo);
-  int next = 0;
-  begin_leases.run(leases, [&](const pg::row& r) {
-    const pg_uuid_t id = r.uuid(1);
-    for (int i = 0; i < n; i++) {  // they come in the order of the ids given
-      const claimed_task& t = tasks[(next + i) % n];
-      if (memcmp(&t.id, &id, sizeof id) == 0) {
-        put(rsinfo->setResult, rsinfo->setDesc, t, r.time(2));
-        next = (next + i + 1) % n;
-        break;
-      }
-    }
-  });
+  pg::call([] { ForceSyncCommit(); });  // a claim is always flushed (promise 4)
+  lease(fcinfo, from.queue_id, tasks, n);
   return Datum{0};
 }
 

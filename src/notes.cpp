@@ -31,11 +31,6 @@ UNDERWAY_ENTRY(underway_place_free) {
   PG_RETURN_BOOL(true);
 }
 
-UNDERWAY_ENTRY(underway_note_stale) {
-  note_stale(PG_GETARG_TIMESTAMPTZ(0));
-  PG_RETURN_BOOL(true);
-}
-
 UNDERWAY_ENTRY(underway_queue_changed) {
   pg::call([fcinfo] { note_queue_changed(PG_GETARG_INT32(0)); });
   PG_RETURN_BOOL(true);

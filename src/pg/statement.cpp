@@ -2,11 +2,14 @@
 
 namespace underway::pg {
 
-Datum varlena_array(Datum* elements, bool* nulls, int n, Oid type) {
-  int dims = n;
+Datum array_of(Oid type, Datum* elements, int n, bool* nulls) {
+  int16 length = 0;
+  bool by_value = false;
+  char alignment = 0;
+  get_typlenbyvalalign(type, &length, &by_value, &alignment);
   int lower = 1;
   return PointerGetDatum(
-      construct_md_array(elements, nulls, 1, &dims, &lower, type, -1, false, TYPALIGN_INT));
+      construct_md_array(elements, nulls, 1, &n, &lower, type, length, by_value, alignment));
 }
 
 uint64 statement::start(const value* args, bool read_only) {

@@ -25,14 +25,8 @@ inline value of_text(const char* v) {
   return v == nullptr ? value{} : value{CStringGetTextDatum(v), false};
 }
 
-inline Datum uuid_array(Datum* ids, int n) {
-  return PointerGetDatum(construct_array(ids, n, UUIDOID, UUID_LEN, false, TYPALIGN_CHAR));
-}
-inline Datum int4_array(Datum* numbers, int n) {
-  return PointerGetDatum(construct_array(numbers, n, INT4OID, sizeof(int32), true, TYPALIGN_INT));
-}
-// null elements where nulls says so
-Datum varlena_array(Datum* elements, bool* nulls, int n, Oid type);
+// Null elements where `nulls` says so.
+Datum array_of(Oid type, Datum* elements, int n, bool* nulls = nullptr);
 
 // A row of the result, valid while SPI is connected.
 class row {

@@ -53,7 +53,6 @@ class table {
   void begin_row();
   void begin_copy();
   void set(AttrNumber column, Datum value, bool null = false);
-  Datum new_value(AttrNumber column) const { return written_->tts_values[column - 1]; }
 
   // In the order of the index, by the active snapshot. Again with the same index: as many keys.
   void scan(Oid index, ScanKey keys, int n);
