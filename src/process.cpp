@@ -46,9 +46,11 @@ void start(Oid database, Oid role, const char* name) {
   } else {
     BackgroundWorkerInitializeConnection(nullptr, nullptr, 0);
   }
-  // As a source that RESET ALL leaves alone.
+  // As a source that RESET ALL leaves alone, and that goes before the settings of roles and
+  // databases: an error is to be recorded, not to end the process.
   hold_cancels();
   SetConfigOption("application_name", name, PGC_USERSET, PGC_S_OVERRIDE);
+  SetConfigOption("exit_on_error", "off", PGC_USERSET, PGC_S_OVERRIDE);
   pgstat_report_appname(name);
 }
 

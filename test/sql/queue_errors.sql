@@ -98,7 +98,8 @@ SELECT with_each('settings', '''[]''', '''null''', '''5''', '''"x"''', '''{"no_s
     '''{"a b.c d": "x"}''', '''{"work_mem": ""}''', '''{"log_connections": true}''',
         '''{"transaction_isolation": "serializable"}''',
     '''{"transaction_read_only": "on"}''', '''{"is_superuser": "on"}''', '''{"underway.no_such": 1}''',
-        '''{"seed": 0.5}''', '''{"client_encoding": "x"}''');
+        '''{"seed": 0.5}''', '''{"client_encoding": "x"}''', '''{"exit_on_error": true}''', '''{"Exit_On_Error": "off"}''',
+    '''{"transaction_timeout": "1min"}''');
 SELECT test.errors(
     $$SELECT underway.alter_queue('q', reset => '{run_as}')$$,
     $$SELECT underway.alter_queue('q', reset => '{name}')$$,
