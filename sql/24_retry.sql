@@ -59,10 +59,11 @@ BEGIN
     END IF;
     SELECT x.* INTO q FROM underway_internal.queue x WHERE x.id = t.queue_id;
     cancelled := underway_internal.cancel_message(task_id);
-    t.failures := t.failures + 1;
     IF cancelled IS NOT NULL THEN
-        RETURN underway_internal.end_cancelled(t, cancelled, notices);
-    ELSIF q.dropped_at IS NOT NULL THEN
+        RETURN underway_internal.end_cancelled(t, cancelled, notices);      -- interrupted as asked, and no failure
+    END IF;
+    t.failures := t.failures + 1;
+    IF q.dropped_at IS NOT NULL THEN
         reason := 'queue dropped';
     ELSIF may_retry THEN
         delay := underway_internal.retry_delay(coalesce(q.retry, '{}') || coalesce(t.retry, '{}'), t.failures, sqlstate);
