@@ -132,6 +132,12 @@ SELECT underway.alter_queue('read only',
     '{"default_transaction_isolation": "serializable", "lock_timeout": "1ms", "idle_in_transaction_session_timeout": "1ms"}');
 SELECT underway.enqueue_many('read only', array_fill('["transaction_isolation"]'::jsonb, '{50}')) AS ids \gset
 SELECT state, output, count(*) FROM unnest(:'ids'::uuid[]) id, test.ends(id) GROUP BY 1, 2;
+-- Both at once: the end could not be written. A failure like others, with an end, and nothing of it is left.
+SELECT underway.alter_queue('read only', retry => underway.retry_policy(max_attempts => 2, initial_interval => '0 s'),
+    settings => '{"default_transaction_isolation": "serializable", "default_transaction_read_only": true}');
+SELECT underway.enqueue('read only', '["work_mem"]') AS task \gset
+SELECT state, attempt, failures, sqlstate, error FROM test.ends(:'task');
+SELECT detail, hint, context FROM underway.status(:'task');
 -- A role may have what a queue must not: an error fails the attempt all the same, and does not end the worker.
 CREATE ROLE regress_exits LOGIN;
 ALTER ROLE regress_exits SET exit_on_error = on;
@@ -141,7 +147,7 @@ SELECT underway.enqueue('exits', '[0]') AS task \gset
 SELECT state, failures, sqlstate, error FROM test.ends(:'task');
 SELECT crashes FROM underway.status(:'task');
 -- A setting that is refused at run time (its parameter is gone) fails the task and not the worker.
-SELECT underway.alter_queue('read only', settings => '{"work_mem": "6MB"}');
+SELECT underway.alter_queue('read only', retry => underway.retry_policy(max_attempts => 1), settings => '{"work_mem": "6MB"}');
 UPDATE underway_internal.queue SET settings = '{"no_such_setting": 1}' WHERE name = 'read only';
 SELECT underway.alter_queue('read only', priority => 7);
 SELECT underway.enqueue('read only', '["work_mem"]') AS task \gset
