@@ -51,6 +51,9 @@ CREATE FUNCTION underway_internal.is_ours(xmin xid) RETURNS bool
 -- underway_internal.check_lease() by what is committed now.
 CREATE FUNCTION underway_internal.check_lease_now(lease uuid) RETURNS bool
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_check_lease_now';
+-- underway_internal.count_leases() by what is committed now.
+CREATE FUNCTION underway_internal.leases_now(queue_id int) RETURNS bigint
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_leases_now';
 -- When this start of the server began to accept work.
 CREATE FUNCTION underway_internal.recovered_at() RETURNS timestamptz
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_recovered_at';
