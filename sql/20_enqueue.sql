@@ -18,6 +18,9 @@ BEGIN
     IF run_at > underway_internal.clock() + interval '1000 years' THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('run_at must be at most 1000 years from now, not %s', run_at),
             HINT = 'A task that is to wait for a person can be paused: underway.pause(id).';
+    ELSIF run_at < underway_internal.clock() - interval '1000 years' THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('run_at must be at most 1000 years ago, not %s', run_at),
+            HINT = 'Leave it out to have the task run at once.';
     END IF;
     PERFORM underway_internal.check_interval(delay, 'delay', '0', '1000 years');
     PERFORM underway_internal.check_int(priority, 'priority', 0, 15);
