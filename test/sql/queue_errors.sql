@@ -134,6 +134,16 @@ SELECT test.errors(VARIADIC ARRAY(SELECT format('SELECT underway.retry_policy(%s
     'never => ''{2350a}''', 'only_on => ''{}''', 'only_on => ''{x}''',
         'only_on => array_fill(''x''::text, ''{1000000}'')',
     'never => array_fill(''23505''::text, ''{1000000}'')', 'never => ARRAY[repeat(''2'', 1000000)]']) arguments));
+-- As all of ours, without a CONTEXT of ours.
+DO $$
+DECLARE
+    c text;
+BEGIN
+    PERFORM underway.retry_policy(max_attempts => 0);
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS c = PG_EXCEPTION_CONTEXT;
+    RAISE NOTICE 'context: %', c;
+END $$;
 SELECT underway.retry_policy();
 SELECT underway.retry_policy(1, '0', '0', 1, 0, '{}', '{23,40001}');
 SELECT underway.retry_policy(1000000, '365 days', '365 days', 1000, 1, '{23505}');
