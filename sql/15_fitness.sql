@@ -18,7 +18,7 @@ CROSS JOIN LATERAL (SELECT CASE WHEN q.handler_name IS NOT NULL
 CROSS JOIN LATERAL (SELECT CASE
     WHEN o.oid IS NULL THEN ARRAY['42704',
         format('owner role "%s" does not exist', q.owner),
-        format('Create the role, or name another: select underway.alter_queue(%L, run_as => ''...'');', q.name)]
+        format('Create the role; or, as a superuser, name another: select underway.alter_queue(%L, run_as => ''...'');', q.name)]
     WHEN q.handler_name IS NULL THEN NULL
     WHEN o.rolsuper AND current_setting('underway.superuser_queues', true) = 'off' THEN ARRAY['42501',
         format('owner "%s" is a superuser, and underway.superuser_queues is off', q.owner),
