@@ -146,6 +146,14 @@ SELECT underway.create_queue('exits', 'divides', run_as => 'regress_exits', retr
 SELECT underway.enqueue('exits', '[0]') AS task \gset
 SELECT state, failures, sqlstate, error FROM test.ends(:'task');
 SELECT crashes FROM underway.status(:'task');
+-- And it may have a role, as in any session.
+CREATE ROLE regress_as;
+GRANT regress_as TO regress_exits;
+ALTER ROLE regress_exits SET role = regress_as;
+CREATE FUNCTION who() RETURNS jsonb LANGUAGE sql AS 'SELECT jsonb_build_array(current_user, session_user)';
+SELECT underway.alter_queue('exits', handler => 'who');
+SELECT underway.enqueue('exits') AS task \gset
+SELECT state, output FROM test.ends(:'task');
 -- A setting that is refused at run time (its parameter is gone) fails the task and not the worker.
 SELECT underway.alter_queue('read only', retry => underway.retry_policy(max_attempts => 1), settings => '{"work_mem": "6MB"}');
 UPDATE underway_internal.queue SET settings = '{"no_such_setting": 1}' WHERE name = 'read only';
@@ -173,4 +181,4 @@ SELECT pg_reload_conf();
 DROP SEQUENCE public.seq;
 REVOKE ALL ON effect FROM regress_session;
 REVOKE ALL ON SCHEMA public FROM regress_session;
-DROP ROLE regress_session, regress_other, regress_exits;
+DROP ROLE regress_session, regress_other, regress_exits, regress_as;
