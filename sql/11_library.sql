@@ -11,6 +11,9 @@ CREATE FUNCTION underway_internal.note_locked(queue_id int, priority int, run_at
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_note_locked';
 CREATE FUNCTION underway_internal.note_expiry(expires_at timestamptz) RETURNS bool
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_note_expiry';
+-- Is some queue of the database blocked, as far as our processes know?
+CREATE FUNCTION underway_internal.some_blocked() RETURNS bool
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_some_blocked';
 CREATE FUNCTION underway_internal.place_free(queue_id int) RETURNS bool
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_place_free';
 CREATE FUNCTION underway_internal.note_stale(stale_at timestamptz) RETURNS bool

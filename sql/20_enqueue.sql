@@ -85,7 +85,7 @@ BEGIN
     PERFORM underway_internal.note(q.id, coalesce(priority, q.priority), due, task_id);
     IF expires IS NOT NULL THEN
         PERFORM underway_internal.note_expiry(expires);
-    ELSIF q.ttl IS NOT NULL AND (q.paused_at IS NOT NULL OR q.handler_name IS NULL) THEN
+    ELSIF q.ttl IS NOT NULL AND (q.paused_at IS NOT NULL OR q.handler_name IS NULL OR underway_internal.some_blocked()) THEN
         PERFORM underway_internal.note_expiry(greatest(due, now) + q.ttl);     -- perhaps nobody will claim it
     END IF;
     RETURN task_id;
@@ -183,7 +183,7 @@ BEGIN
         PERFORM underway_internal.note(q.id, priority, due, first_id, inserted);
         IF expires IS NOT NULL THEN
             PERFORM underway_internal.note_expiry(expires);
-        ELSIF q.ttl IS NOT NULL AND (q.paused_at IS NOT NULL OR q.handler_name IS NULL) THEN
+        ELSIF q.ttl IS NOT NULL AND (q.paused_at IS NOT NULL OR q.handler_name IS NULL OR underway_internal.some_blocked()) THEN
             PERFORM underway_internal.note_expiry(greatest(due, now) + q.ttl);
         END IF;
     END IF;
