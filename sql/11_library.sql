@@ -67,7 +67,8 @@ CREATE FUNCTION underway_internal.workers(
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_workers';
 -- What the server knows of its databases, and counts of what our processes did; for tests and for whoever looks into a server.
 CREATE FUNCTION underway_internal.databases(
-        OUT database oid, OUT coordinator int, OUT wanted bool, OUT wakes_at timestamptz, OUT holds int, OUT blocked bool, OUT waits bool)
+        OUT database oid, OUT coordinator int, OUT wanted bool, OUT wakes_at timestamptz, OUT holds int, OUT blocked bool, OUT waits bool,
+        OUT trouble_at timestamptz, OUT trouble text)
     RETURNS SETOF record
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_databases';
 CREATE FUNCTION underway_internal.counters(OUT transactions bigint, OUT pokes bigint)

@@ -292,7 +292,8 @@ void run() {
       process::endure(e, &failures);
       continue;
     }
-    db->failures = failures = 0;
+    db->failures = 0;
+    process::recovered(&failures);
     TimestampTz wait = until == DT_NOEND ? 3600 * USECS_PER_SEC : until - GetCurrentTimestamp();
     if (!has_workers()) {
       wait = std::min(

@@ -291,7 +291,7 @@ void run() {
       if (should_leave() || !load_queues() || (!work(memory, tasks) && !idle())) {
         return;
       }
-      failures = 0;
+      process::recovered(&failures);
     } catch (pg::error& e) {
       if (holding) {
         throw;  // the coordinator takes them back

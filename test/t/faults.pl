@@ -174,10 +174,13 @@ SKIP:
     ok $session->until("($pausing) >= 4"), 'the log tells of it' or diag slurp_file($node->logfile, $log);
     is $session->value($ours), $pids,
       'launcher and coordinator are up';
+    like $session->value("SELECT string_agg(severity || ' ' || problem, '; ') FROM underway.check_health()"),
+      qr/^error a background process fails at its own work, and tries again: could not extend file/, 'so does check_health()';
     unlink $ENV{FULL_DISK};
     ok $session->until("NOT EXISTS (SELECT FROM underway_internal.task)"), 'with room again, all end'
       or diag $session->query("SELECT *, underway.why(id) FROM underway.tasks t WHERE t.state NOT IN ('succeeded', 'failed')");
     is $session->value("SELECT state FROM underway.status('$broken')"), 'failed', 'the one that fails, failed';
+    ok $session->until("NOT EXISTS (SELECT FROM underway.check_health())", 30), 'all is well again';
     note $session->value("SELECT state, attempt, failures, sqlstate, error FROM underway.status('$id')");
     my $after = $session->value("SELECT underway.enqueue('act')");
     ok $session->until("(SELECT state = 'succeeded' FROM underway.status('$after'))"), 'new work runs';
