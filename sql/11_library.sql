@@ -11,6 +11,9 @@ CREATE FUNCTION underway_internal.note_locked(queue_id int, priority int, run_at
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_note_locked';
 CREATE FUNCTION underway_internal.note_expiry(expires_at timestamptz) RETURNS bool
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_note_expiry';
+-- Is some queue of the database blocked, as far as our processes know?
+CREATE FUNCTION underway_internal.some_blocked() RETURNS bool
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_some_blocked';
 CREATE FUNCTION underway_internal.place_free(queue_id int) RETURNS bool
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_place_free';
 CREATE FUNCTION underway_internal.note_stale(stale_at timestamptz) RETURNS bool
@@ -55,6 +58,9 @@ CREATE FUNCTION underway_internal.is_ours(xmin xid) RETURNS bool
 -- underway_internal.check_lease() by what is committed now.
 CREATE FUNCTION underway_internal.check_lease_now(lease uuid) RETURNS bool
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_check_lease_now';
+-- underway_internal.count_leases() by what is committed now.
+CREATE FUNCTION underway_internal.leases_now(queue_id int) RETURNS bigint
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_leases_now';
 -- When this start of the server began to accept work.
 CREATE FUNCTION underway_internal.recovered_at() RETURNS timestamptz
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_recovered_at';
@@ -65,7 +71,8 @@ CREATE FUNCTION underway_internal.workers(
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_workers';
 -- What the server knows of its databases, and counts of what our processes did; for tests and for whoever looks into a server.
 CREATE FUNCTION underway_internal.databases(
-        OUT database oid, OUT coordinator int, OUT wanted bool, OUT wakes_at timestamptz, OUT holds int, OUT blocked bool, OUT waits bool)
+        OUT database oid, OUT coordinator int, OUT wanted bool, OUT wakes_at timestamptz, OUT holds int, OUT blocked bool, OUT waits bool,
+        OUT trouble_at timestamptz, OUT trouble text)
     RETURNS SETOF record
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_databases';
 CREATE FUNCTION underway_internal.counters(OUT transactions bigint, OUT pokes bigint)

@@ -18,6 +18,9 @@ BEGIN
     IF run_at > underway_internal.clock() + interval '1000 years' THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('run_at must be at most 1000 years from now, not %s', run_at),
             HINT = 'A task that is to wait for a person can be paused: underway.pause(id).';
+    ELSIF run_at < underway_internal.clock() - interval '1000 years' THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('run_at must be at most 1000 years ago, not %s', run_at),
+            HINT = 'Leave it out to have the task run at once.';
     END IF;
     PERFORM underway_internal.check_interval(delay, 'delay', '0', '1000 years');
     PERFORM underway_internal.check_int(priority, 'priority', 0, 15);
@@ -85,7 +88,7 @@ BEGIN
     PERFORM underway_internal.note(q.id, coalesce(priority, q.priority), due, task_id);
     IF expires IS NOT NULL THEN
         PERFORM underway_internal.note_expiry(expires);
-    ELSIF q.ttl IS NOT NULL AND (q.paused_at IS NOT NULL OR q.handler_name IS NULL) THEN
+    ELSIF q.ttl IS NOT NULL AND (q.paused_at IS NOT NULL OR q.handler_name IS NULL OR underway_internal.some_blocked()) THEN
         PERFORM underway_internal.note_expiry(greatest(due, now) + q.ttl);     -- perhaps nobody will claim it
     END IF;
     RETURN task_id;
@@ -186,7 +189,7 @@ BEGIN
         PERFORM underway_internal.note(q.id, priority, due, first_id, inserted);
         IF expires IS NOT NULL THEN
             PERFORM underway_internal.note_expiry(expires);
-        ELSIF q.ttl IS NOT NULL AND (q.paused_at IS NOT NULL OR q.handler_name IS NULL) THEN
+        ELSIF q.ttl IS NOT NULL AND (q.paused_at IS NOT NULL OR q.handler_name IS NULL OR underway_internal.some_blocked()) THEN
             PERFORM underway_internal.note_expiry(greatest(due, now) + q.ttl);
         END IF;
     END IF;

@@ -207,6 +207,7 @@ template <class F> void persist(F&& record) {
   for (int failures = 0;;) {
     try {
       record();
+      process::recovered(&failures);
       return;
     } catch (pg::error& e) {
       if (failures == most_failures) {

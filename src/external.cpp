@@ -390,6 +390,15 @@ UNDERWAY_ENTRY(underway_check_lease_now) {
   PG_RETURN_BOOL(true);
 }
 
+UNDERWAY_ENTRY(underway_leases_now) {
+  static pg::statement count("SELECT underway_internal.count_leases($1)", INT4OID);
+  const pg::value queue = pg::of(PG_GETARG_INT32(0));
+  int64 leases = 0;
+  count.run(
+      &queue, [&leases](const pg::row& r) { leases = r.int8(1); }, true);
+  PG_RETURN_INT64(leases);
+}
+
 UNDERWAY_ENTRY(underway_is_ours) {
   PG_RETURN_BOOL(pg::call(
       [fcinfo] { return TransactionIdIsCurrentTransactionId(PG_GETARG_TRANSACTIONID(0)); }));

@@ -45,6 +45,10 @@ struct database_entry {
   std::atomic<TimestampTz> next_stale;   // of leases given since the coordinator looked
   std::atomic<TimestampTz> retry_at;     // back-off of the launcher (real time)
   std::atomic<int> failures;             // coordinators in a row that failed to start or died
+  // Some process of ours last failed at what is ours to do, and no process has done it since (real
+  // time); what it said, under registry_lock.
+  std::atomic<TimestampTz> trouble_at;
+  char trouble[256];
 };
 
 struct shared_state {

@@ -27,6 +27,12 @@ Oid catalog_lookup(Oid* owner) {
   table_close(rel, AccessShareLock);
   return oid;
 }
+
+void raise_gone() {
+  ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+                  errmsg("extension \"underway\" does not exist in this database"),
+                  errhint("CREATE EXTENSION underway;")));
+}
 }  // namespace
 
 Oid extension_oid() {
@@ -50,9 +56,7 @@ Oid extension_owner() {
     }
     Oid owner = InvalidOid;
     if (!OidIsValid(catalog_lookup(&owner))) {
-      ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
-                      errmsg("extension \"underway\" does not exist in this database"),
-                      errhint("CREATE EXTENSION underway;")));
+      raise_gone();
     }
     cached_owner = owner;
     return owner;
@@ -80,6 +84,10 @@ as_owner::as_owner(bool quiet) : outer_(innermost) {
     const Oid gate = OidIsValid(schema) ? get_relname_relid("queue", schema) : InvalidOid;
     if (OidIsValid(gate)) {
       LockRelationOid(gate, AccessShareLock);
+    }
+    // It may have been dropped while we waited for that lock; from here on it cannot be.
+    if (!OidIsValid(get_namespace_oid("underway_internal", true))) {
+      raise_gone();
     }
     return MemoryContextStrdup(TopTransactionContext, namespace_search_path);
   });

@@ -152,6 +152,27 @@ ok($session->until(behind() . ' AND NOT EXISTS (SELECT FROM underway_internal.ta
 is($session->value("SELECT input ->> 'name', max(attempt), sum(losses) FROM underway.tasks WHERE queue = 'many' AND (attempt > 1 OR losses > 0) GROUP BY 1"),
     'gate|2|1', 'an attempt was lost of what had begun, and of nothing else');
 
+# A worker that is to leave does so at the end of its task, and gives back the others itself, at once.
+ok( close_gate(
+        20,
+        sub {
+            wake();
+            ($asleep) = $session->pids('coordinator');
+            kill 'STOP', $asleep;
+        }),
+    'a worker holds others again');
+my ($leaving) = $session->pids('worker');
+$session->value('ALTER ROLE CURRENT_USER SET work_mem = $$5MB$$');
+go();
+ok($session->until("NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $leaving)"), 'it leaves');
+is($session->value("SELECT (SELECT string_agg(name, ' ') FROM ran), (SELECT string_agg(DISTINCT concat_ws(' ', state, attempt), ', ') FROM underway_internal.task)"),
+    'gate|pending 0', 'when it has ended what it had begun, and nothing else');
+wake();
+ok($session->until(behind() . ' AND NOT EXISTS (SELECT FROM underway_internal.task)', 30), 'the others run elsewhere');
+is($session->value("SELECT count(*) FROM underway.tasks WHERE queue = 'many' AND (attempt > 1 OR losses > 0) AND id IN (SELECT id FROM underway.tasks ORDER BY enqueued_at DESC LIMIT 41)"),
+    0, 'and nothing was lost');
+$session->value('ALTER ROLE CURRENT_USER RESET work_mem');
+
 # The coordinator does not live to give them back: they go on when the worker is gone.
 ok(close_gate(6), 'once more');
 ok($session->until(stands(7867, 6), 30), 'the coordinator takes them');

@@ -4,6 +4,7 @@ use warnings;
 use FindBin;
 use lib $FindBin::RealBin;
 use PostgreSQL::Test::Cluster;
+use Session;
 use Test::More;
 use Underway;
 
@@ -108,6 +109,19 @@ sql($node, 'postgres', "BEGIN; DROP EXTENSION underway; PREPARE TRANSACTION 'dro
 sql($node, 'postgres', "COMMIT PREPARED 'drop'");
 wait_for($node, 'postgres', "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type LIKE 'underway%' AND datname = 'postgres')",
     'and of DROP EXTENSION ends them');
+
+# Who waits for a task when its extension goes is told so.
+my $waiter = Session->new($node, dbname => 'db2');
+my $awaited = $waiter->value("SELECT underway.create_queue('external');\nSELECT underway.enqueue('external')") =~ s/.*\n//r;
+$waiter->send("CALL underway.wait_for('$awaited')");
+wait_for($node, 'postgres', "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE '%wait_for(%' AND wait_event_type = 'Extension' AND datname = 'db2')",
+    'one waits for a task');
+within(4, 'DROP EXTENSION, with one who waits', sub { sql($node, 'db2', 'DROP EXTENSION underway CASCADE') });
+$waiter->receive;
+is($waiter->state, '42704', 'who waited is told');
+like($waiter->answer, qr/extension "underway" does not exist in this database/, 'what happened');
+unlike($waiter->answer, qr/underway_internal/, 'and nothing of our insides');
+$waiter->close;
 
 is(sql($node, 'db1', "SELECT count(*) FROM underway_internal.workers() WHERE state IN ('starting', 'dead')"), '0', 'no slot is left behind');
 $node->stop('fast');
