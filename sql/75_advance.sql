@@ -39,7 +39,9 @@ BEGIN
             VALUES (r.id, s.name, 'skipped', underway_internal.input_of(r, s, previous), underway_internal.clock());
         RETURN NULL;
     END IF;
-    IF s.kind = 'sleep' THEN
+    IF s.kind = 'child' THEN
+        RETURN underway_internal.begin_child(r, s, underway_internal.input_of(r, s, previous), due);
+    ELSIF s.kind = 'sleep' THEN
         phase := 'sleep';
     ELSIF s.kind = 'wait' THEN
         phase := 'wait';

@@ -85,6 +85,9 @@ BEGIN
         output := e.output;
         passed_on := e.passed_on;
         state := e.state;
+        IF s.kind = 'child' THEN
+            t.headers := t.headers #- '{child,output}';
+        END IF;
     END IF;
     IF d.kept THEN
         PERFORM underway_internal.archive_step(t, output, notices);
@@ -229,6 +232,7 @@ BEGIN
     END IF;
     DELETE FROM underway_internal.signal x WHERE x.run_id = r.id;
     DELETE FROM underway_internal.run_control x WHERE x.run_id = r.id;
+    PERFORM underway_internal.child_ended(r);
     PERFORM underway_internal.finished(r.id);
     RETURN true;
 END $$;

@@ -18,7 +18,10 @@ BEGIN
             ORDER BY x.item DESC LOOP
         CONTINUE WHEN t.phase = 'map' AND EXISTS (SELECT FROM underway_internal.task x
             WHERE x.run_id = r.id AND x.step = t.step AND x.item >= 0);
-        IF t.state <> 'in_progress' THEN
+        IF t.phase = 'child' THEN
+            PERFORM underway_internal.stop_child(r, t, message);
+            CONTINUE;
+        ELSIF t.state <> 'in_progress' THEN
             t := underway_internal.lock_row(t, false);
         END IF;
         IF t.id IS NULL THEN
