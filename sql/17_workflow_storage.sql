@@ -42,6 +42,7 @@ CREATE TABLE underway_internal.step (
     undo_name      text,
     undo_args      text[],
     undo_owner     text,
+    undo_digest    text,
     undo_queue     int,
     retry          jsonb,
     timeout        interval,            -- of an attempt; of wait: of the waiting
@@ -51,6 +52,7 @@ CREATE TABLE underway_internal.step (
     over_name      text,
     over_args      text[],
     over_owner     text,
+    over_digest    text,
     items          text,
     concurrency    int,
     tolerate       int,

@@ -54,7 +54,7 @@ BEGIN
             PERFORM underway_internal.nudge(r.id);      -- there may be one that this snapshot does not see
         END IF;
     END IF;
-    RETURN underway_internal.put_step(r, s, phase, -1, underway_internal.input_of(r, s, previous), due, who);
+    RETURN underway_internal.put_function_step(r, s, phase, -1, underway_internal.input_of(r, s, previous), due, who);
 END $$;
 
 -- Begins whatever can begin: steps without result that are not under way, and whose predecessors have results. from_step: only those

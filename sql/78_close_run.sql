@@ -65,7 +65,8 @@ BEGIN
         r.cause := NULL;
     END IF;
     IF EXISTS (SELECT FROM underway_internal.task x WHERE x.run_id = r.id AND x.step IS NOT NULL) THEN
-        IF underway_internal.store_closing(r, CASE r.state WHEN 'undoing' THEN r.state ELSE 'running' END) THEN
+        IF underway_internal.store_closing(r, CASE WHEN EXISTS (SELECT FROM underway_internal.task x
+                WHERE x.run_id = r.id AND x.phase = 'undo') THEN 'undoing' ELSE 'running' END) THEN
             -- Known to all before anything is stopped: a map's child that ends just now then sees it after its commit, or is found ended.
             PERFORM underway_internal.nudge(r.id);
             RETURN NULL;

@@ -60,7 +60,7 @@ BEGIN
     END IF;
     SELECT y.* INTO s FROM underway_internal.step y WHERE y.queue_id = r.queue_id AND y.version = r.version AND y.name = x.step;
     PERFORM underway_internal.store_closing(r, 'undoing');
-    RETURN underway_internal.put_step(r, s, 'undo', x.item, coalesce(x.output, x.input), underway_internal.clock(), who);
+    RETURN underway_internal.put_function_step(r, s, 'undo', x.item, coalesce(x.output, x.input), underway_internal.clock(), who);
 END $$;
 
 CREATE FUNCTION underway_internal.undone(t underway_internal.task) RETURNS bool LANGUAGE plpgsql AS $$
