@@ -165,7 +165,6 @@ CREATE FUNCTION underway_internal.drop_workflow(caller oid, name text, force boo
 #variable_conflict use_variable
 DECLARE
     q underway_internal.queue;
-    run_id uuid;
     n bigint;
 BEGIN
     PERFORM underway_internal.workflow_for(caller, name, 'manage');
@@ -185,10 +184,13 @@ BEGIN
         END IF;
     END IF;
     PERFORM underway_internal.refuse_used_queue(q, force);
-    FOR run_id IN SELECT r.id FROM underway_internal.run r WHERE r.queue_id = q.id LOOP
-        PERFORM underway_internal.cancel_run(run_id,
-            format('workflow "%s" was dropped by %s', q.name, pg_get_userbyid(caller)), false);
-    END LOOP;
+    IF EXISTS (SELECT FROM underway_internal.run r WHERE r.queue_id = q.id) THEN
+        INSERT INTO underway_internal.run_control (run_id, kind, undo, message, asked_by, requested_at)
+            SELECT r.id, 'cancel', false, format('workflow "%s" was dropped by %s', q.name, pg_get_userbyid(caller)), pg_get_userbyid(caller),
+                underway_internal.clock()
+            FROM underway_internal.run r WHERE r.queue_id = q.id;
+        PERFORM underway_internal.note_control();
+    END IF;
     RETURN underway_internal.bury_queue(caller, q);
 END $$;
 

@@ -44,7 +44,7 @@ BEGIN
     ELSIF s.kind = 'map' AND t.phase IS NULL THEN
         SELECT x.* INTO r FROM underway_internal.run x WHERE x.id = t.run_id FOR NO KEY UPDATE;
         goes_on := r.ending IS NULL AND underway_internal.open_map(r, s, t, output);
-        output := '[]';
+        output := (underway_internal.collect(t, s)).output;
     ELSIF s.kind = 'map' THEN
         c := underway_internal.collect(t, s);
         output := c.output;
@@ -225,11 +225,11 @@ BEGIN
     DELETE FROM underway_internal.run x WHERE x.id = r.id;
     IF keep = 'all' OR keep = 'failed' AND r.ending = 'failed' THEN
         INSERT INTO underway_internal.run_archive (slot, id, queue_id, version, state, input, headers, priority, key, group_key, parent,
-                parent_step, started_by, started_at, finished_at, reason, error, sqlstate, output, results)
+                parent_step, started_by, started_at, finished_at, reason, error, sqlstate, output, results, deadline)
             VALUES (CASE WHEN r.ending = 'succeeded' THEN underway_internal.ring_current('succeeded', 0)
                          ELSE underway_internal.ring_current('ended', 8) END,
                 r.id, r.queue_id, r.version, r.ending, r.input, r.headers, r.priority, r.key, r.group_key, r.parent, r.parent_step,
-                r.started_by, r.started_at, underway_internal.clock(), r.reason, r.error, r.sqlstate, r.output, results);
+                r.started_by, r.started_at, underway_internal.clock(), r.reason, r.error, r.sqlstate, r.output, results, r.deadline);
     ELSIF r.key IS NOT NULL THEN
         DELETE FROM underway_internal.task_key k WHERE k.queue_id = r.queue_id AND k.key = r.key AND k.task_id = r.id;
     END IF;

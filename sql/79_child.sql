@@ -68,6 +68,7 @@ BEGIN
     c.started_by := (SELECT q.owner FROM underway_internal.queue q WHERE q.id = r.queue_id);
     c.started_at := underway_internal.clock();
     INSERT INTO underway_internal.run SELECT c.*;
+    PERFORM underway_internal.note_deadline(c.deadline);
     PERFORM underway_internal.nudge(c.id, due);
     RETURN t;
 END $$;

@@ -7,23 +7,8 @@
 CREATE FUNCTION once() RETURNS jsonb LANGUAGE sql AS $$ SELECT underway.retry_policy(max_attempts => 1) $$;
 CREATE FUNCTION state(run uuid) RETURNS text LANGUAGE sql AS $$ SELECT s.state FROM underway.status(run) s $$;
 CREATE FUNCTION becomes(run uuid, wanted text) RETURNS void LANGUAGE sql AS $$ SELECT test.until(format('(SELECT state(%L) = %L)', run, wanted)) $$;
--- What the coordinator does for somebody who resumes.
-CREATE FUNCTION resumes(run uuid) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    r underway_internal.run;
-    t underway_internal.task;
-BEGIN
-    SELECT x.* INTO r FROM underway_internal.run x WHERE x.id = run FOR NO KEY UPDATE;
-    UPDATE underway_internal.run x SET state = 'running', paused_by = NULL WHERE x.id = run RETURNING x.* INTO r;
-    FOR t IN UPDATE underway_internal.task x SET state = 'pending', paused_by = NULL WHERE x.run_id = run AND x.paused_by IS NOT NULL RETURNING x.* LOOP
-        PERFORM underway_internal.note(t.queue_id, t.priority, t.run_at, t.id);
-    END LOOP;
-    PERFORM underway_internal.look_at_run(r, NULL);
-    RETURN 'resumed';
-END $$;
-CREATE FUNCTION retries(run uuid) RETURNS bool LANGUAGE sql AS $$
-    SELECT underway_internal.retry_undo(x) FROM (SELECT r.* FROM underway_internal.run r WHERE r.id = run FOR NO KEY UPDATE) x
-$$;
+CREATE FUNCTION resumes(run uuid) RETURNS text LANGUAGE sql AS $$ SELECT 'asked' FROM underway.resume(run) $$;
+CREATE FUNCTION retries(run uuid) RETURNS text LANGUAGE sql AS $$ SELECT 'asked' FROM underway.retry(run) $$;
 CREATE FUNCTION same(input jsonb) RETURNS jsonb LANGUAGE sql AS 'SELECT input';
 -- One of each way to write a body; a set, an undo, a finally.
 CREATE FUNCTION f(input jsonb) RETURNS jsonb LANGUAGE sql BEGIN ATOMIC SELECT '"f"'::jsonb; END;

@@ -26,26 +26,7 @@ END $$;
 CREATE FUNCTION undoes(input jsonb) RETURNS void LANGUAGE sql AS $$ INSERT INTO effect (what, got) VALUES ('undoes', input) $$;
 CREATE FUNCTION nothing(input jsonb) RETURNS void LANGUAGE sql AS 'SELECT';
 CREATE FUNCTION same(input jsonb) RETURNS jsonb LANGUAGE sql AS 'SELECT input';
--- What the coordinator does for somebody who cancels, here and below.
-CREATE FUNCTION cancels(run uuid, undo bool DEFAULT true, message text DEFAULT 'cancelled by me') RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    r underway_internal.run;
-BEGIN
-    SELECT x.* INTO r FROM underway_internal.run x WHERE x.id = run FOR NO KEY UPDATE;
-    r.undo := undo;
-    IF r.ending IS NULL THEN
-        r.ending := 'cancelled';
-        r.reason := 'cancelled';
-        r.error := message;
-    END IF;
-    PERFORM underway_internal.close_run(r, NULL);
-    RETURN 'asked';
-END $$;
-CREATE FUNCTION asked(parent_run uuid) RETURNS text LANGUAGE sql AS $$
-    SELECT test.until(format('EXISTS (SELECT FROM underway_internal.run_control c JOIN underway_internal.run r ON r.id = c.run_id WHERE r.parent = %L)', parent_run));
-    WITH gone AS (DELETE FROM underway_internal.run_control c USING underway_internal.run r WHERE r.id = c.run_id AND r.parent = parent_run RETURNING c.*)
-        SELECT string_agg(concat_ws(' ', g.kind, g.undo, cancels(g.run_id, g.undo, g.message)), ', ') FROM gone g
-$$;
+CREATE FUNCTION cancels(run uuid, undo bool DEFAULT true) RETURNS text LANGUAGE sql AS $$ SELECT 'asked' FROM underway.cancel(run, undo => undo) $$;
 CREATE FUNCTION child(parent_run uuid) RETURNS uuid LANGUAGE sql AS $$ SELECT r.id FROM underway_internal.run r WHERE r.parent = parent_run $$;
 CREATE FUNCTION state(run uuid) RETURNS text LANGUAGE sql AS $$ SELECT s.state FROM underway.status(run) s $$;
 
@@ -98,7 +79,6 @@ SELECT underway.start('calls', '{"n": 7}') AS run \gset
 SELECT test.until(format('(SELECT state(child(%L)) = ''waiting'')', :'run'));
 SELECT child(:'run') AS child \gset
 SELECT cancels(:'run');
-SELECT asked(:'run');
 SELECT state, reason, error FROM test.ends(:'run');
 SELECT state, reason, error FROM test.ends(:'child');
 SELECT * FROM effects();
@@ -106,22 +86,8 @@ SELECT step, kind, outcome, error FROM underway.history(:'run');
 SELECT underway.start('calls', '{"n": 8}') AS run \gset
 SELECT test.until(format('(SELECT state(child(%L)) = ''waiting'')', :'run'));
 SELECT cancels(:'run', false);
-SELECT asked(:'run');
 SELECT state, reason, error FROM test.ends(:'run');
 SELECT * FROM effects();
--- It asks once, and without undo once more.
-SELECT underway.start('calls', '{"n": 9}') AS run \gset
-SELECT test.until(format('(SELECT state(child(%L)) = ''waiting'')', :'run'));
-SELECT cancels(:'run');
-SELECT test.until(format('EXISTS (SELECT FROM underway_internal.run_control c WHERE c.run_id = child(%L))', :'run'));
-SELECT underway_internal.nudge(:'run'), underway_internal.nudge(:'run');
-SELECT test.until(format('NOT EXISTS (SELECT FROM underway_internal.task WHERE run_id = %L AND step IS NULL)', :'run'));
-SELECT cancels(:'run', false);
-SELECT test.until(format('(SELECT count(*) > 1 FROM underway_internal.run_control c WHERE c.run_id = child(%L))', :'run'));
-SELECT kind, undo, message FROM underway_internal.run_control c WHERE c.run_id = child(:'run') ORDER BY id;
-SELECT asked(:'run');
-SELECT state, reason, error FROM test.ends(:'run');
-TRUNCATE effect;
 -- A child that is cancelled for itself is a step that failed.
 SELECT underway.start('calls', '{"n": 10}') AS run \gset
 SELECT test.until(format('(SELECT state(child(%L)) = ''waiting'')', :'run'));

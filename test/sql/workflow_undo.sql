@@ -22,21 +22,7 @@ END $$;
 CREATE FUNCTION effects(OUT what text, OUT got jsonb) RETURNS SETOF record LANGUAGE sql AS $$
     WITH gone AS (DELETE FROM effect RETURNING *) SELECT what, got FROM gone ORDER BY n
 $$;
--- What the coordinator does for somebody who cancels.
-CREATE FUNCTION cancels(run uuid, undo bool DEFAULT true) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    r underway_internal.run;
-BEGIN
-    SELECT x.* INTO r FROM underway_internal.run x WHERE x.id = run FOR NO KEY UPDATE;
-    r.undo := undo;
-    IF r.ending IS NULL THEN
-        r.ending := 'cancelled';
-        r.reason := 'cancelled';
-        r.error := 'cancelled by me';
-    END IF;
-    PERFORM underway_internal.close_run(r, NULL);
-    RETURN 'asked';
-END $$;
+CREATE FUNCTION cancels(run uuid, undo bool DEFAULT true) RETURNS text LANGUAGE sql AS $$ SELECT 'asked' FROM underway.cancel(run, undo => undo) $$;
 CREATE FUNCTION state(run uuid) RETURNS text LANGUAGE sql AS $$ SELECT s.state FROM underway.status(run) s $$;
 
 -- In reverse order; each gets its step's output; of one that gave none, its input. Steps without undo are left out.
@@ -104,9 +90,7 @@ SELECT step, kind, attempt, outcome, error FROM underway.history(:'run');
 SELECT underway_internal.nudge(:'run');
 SELECT test.until(format('NOT EXISTS (SELECT FROM underway_internal.task WHERE run_id = %L)', :'run'));
 SELECT state(:'run');
-CREATE FUNCTION retries(run uuid) RETURNS bool LANGUAGE sql AS $$
-    SELECT underway_internal.retry_undo(x) FROM (SELECT r.* FROM underway_internal.run r WHERE r.id = run FOR NO KEY UPDATE) x
-$$;
+CREATE FUNCTION retries(run uuid) RETURNS text LANGUAGE sql AS $$ SELECT 'asked' FROM underway.retry(run) $$;
 SELECT retries(:'run');
 SELECT test.until(format('(SELECT state(%L) = ''parked'')', :'run'));
 UPDATE door SET open = true;
