@@ -31,8 +31,10 @@ BEGIN
             PERFORM underway_internal.note_cancelled(t.id);
         ELSE
             DELETE FROM underway_internal.task x WHERE x.id = t.id;
-            PERFORM underway_internal.archive_task(t, 'cancelled', NULL, 'run ended', NULL, message, NULL, NULL, NULL, NULL);
-            PERFORM underway_internal.keep_for_undo(t, message);
+            IF NOT underway_internal.keep_child(t) THEN
+                PERFORM underway_internal.archive_task(t, 'cancelled', NULL, 'run ended', NULL, message, NULL, NULL, NULL, NULL);
+                PERFORM underway_internal.keep_for_undo(t, message);
+            END IF;
             stopped := true;
         END IF;
     END LOOP;

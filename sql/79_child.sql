@@ -109,6 +109,25 @@ BEGIN
         format('The child run is %s.', c ->> 'run'), NULL, NULL, NULL);
 END $$;
 
+-- The task, deleted by the caller, of a step whose child run has succeeded before it could be stopped: so has the step, or a retry of the parent would
+-- start another. False: it is no such task.
+CREATE FUNCTION underway_internal.keep_child(t underway_internal.task) RETURNS bool LANGUAGE plpgsql AS $$
+DECLARE
+    output jsonb := t.headers #> '{child,output}';
+BEGIN
+    IF t.phase IS DISTINCT FROM 'close' OR t.headers #>> '{child,state}' IS DISTINCT FROM 'succeeded'
+            OR NOT EXISTS (SELECT FROM underway_internal.run r
+                JOIN underway_internal.step s ON s.queue_id = r.queue_id AND s.version = r.version AND s.name = t.step
+                WHERE r.id = t.run_id AND s.kind = 'child') THEN
+        RETURN false;
+    END IF;
+    t.headers := t.headers #- '{child,output}';
+    IF (SELECT q.keep = 'all' FROM underway_internal.queue q WHERE q.id = t.queue_id) THEN
+        PERFORM underway_internal.archive_step(t, output, NULL);
+    END IF;
+    RETURN underway_internal.record_result(t, 'succeeded', NULL, coalesce(output, t.input), NULL, NULL, NULL);
+END $$;
+
 -- A step of that kind whose run is to end. False: the child was asked before, or is ending anyway, or has just ended.
 CREATE FUNCTION underway_internal.stop_child(r underway_internal.run, t underway_internal.task, message text) RETURNS bool LANGUAGE plpgsql AS $$
 #variable_conflict use_variable

@@ -88,6 +88,22 @@ SELECT test.until(format('(SELECT state(child(%L)) = ''waiting'')', :'run'));
 SELECT cancels(:'run', false);
 SELECT state, reason, error FROM test.ends(:'run');
 SELECT * FROM effects();
+-- A cancel without undo, while the child undoes, reaches it too.
+CREATE FUNCTION undoes_held(input jsonb) RETURNS void LANGUAGE sql AS $$ SELECT pg_advisory_xact_lock_shared(4711); INSERT INTO effect (what, got) VALUES ('undoes held', input) $$;
+SELECT underway.create_workflow('held', ARRAY[underway.step('a', 'does', undo => 'undoes_held'), underway.wait('w')]);
+SELECT underway.create_workflow('calls held', ARRAY[underway.step('p', 'does', undo => 'undoes'), underway.child('c', 'held', input => '"to child"')]);
+SELECT underway.start('calls held', '{"n": 9}') AS run \gset
+SELECT test.until(format('(SELECT state(child(%L)) = ''waiting'')', :'run'));
+SELECT pg_advisory_lock(4711);
+SELECT cancels(:'run');
+SELECT test.until(format('EXISTS (SELECT FROM underway_internal.task WHERE run_id = child(%L) AND phase = ''undo'' AND state = ''in_progress'')', :'run'));
+SELECT child(:'run') AS child \gset
+SELECT cancels(:'run', false);
+SELECT state, reason, error FROM test.ends(:'run');
+SELECT state, reason, error FROM test.ends(:'child');
+SELECT pg_advisory_unlock(4711);
+SELECT step, kind, outcome FROM underway.history(:'child');
+SELECT * FROM effects();
 -- A child that is cancelled for itself is a step that failed.
 SELECT underway.start('calls', '{"n": 10}') AS run \gset
 SELECT test.until(format('(SELECT state(child(%L)) = ''waiting'')', :'run'));
