@@ -42,6 +42,7 @@ CREATE TABLE underway_internal.step (
     undo_name      text,
     undo_args      text[],
     undo_owner     text,
+    undo_digest    text,
     undo_queue     int,
     retry          jsonb,
     timeout        interval,            -- of an attempt; of wait: of the waiting
@@ -51,6 +52,7 @@ CREATE TABLE underway_internal.step (
     over_name      text,
     over_args      text[],
     over_owner     text,
+    over_digest    text,
     items          text,
     concurrency    int,
     tolerate       int,
@@ -83,7 +85,8 @@ CREATE TABLE underway_internal.run (
     reason      text,
     error       text,
     sqlstate    text,
-    output      jsonb
+    output      jsonb,
+    cause       jsonb                   -- of one that is parked because an undo failed: the error and sqlstate that it ends with
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
         autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0, toast.autovacuum_vacuum_scale_factor = 0.02);
 CREATE INDEX run_queue ON underway_internal.run (queue_id, started_at);
@@ -122,7 +125,7 @@ CREATE TABLE underway_internal.step_result (
     run_id   uuid NOT NULL,
     step     text NOT NULL,
     item     int NOT NULL DEFAULT -1,   -- of a map's children, from 0; -1: the step as a whole; below: earlier ones that can be undone
-    state    text NOT NULL,             -- succeeded, failed, skipped, cancelled, undone, stuck (its undo failed)
+    state    text NOT NULL,             -- succeeded, failed, skipped, cancelled, undone
     input    jsonb,                     -- of a map's children, and of what did not succeed
     output   jsonb,                     -- of a step that gave none, and of one that was skipped: what it passes on, its input
     error    text,
@@ -130,10 +133,11 @@ CREATE TABLE underway_internal.step_result (
     task_id  uuid,
     ended_at timestamptz NOT NULL,
     seq      bigint NOT NULL DEFAULT nextval('underway_internal.step_result_seq'),   -- undo goes backwards
-    copied   bool NOT NULL DEFAULT false, -- by fork(): what that step did is the other run's to undo
+    undo     text,                      -- null: there is nothing to undo. due; stuck: its undo failed, with this error
     PRIMARY KEY (run_id, step, item)
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
         autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0, toast.autovacuum_vacuum_scale_factor = 0.02);
+CREATE INDEX step_result_undo ON underway_internal.step_result (run_id, seq) WHERE undo IS NOT NULL;
 
 CREATE SEQUENCE underway_internal.signal_id AS bigint;
 

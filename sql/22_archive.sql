@@ -41,7 +41,7 @@ BEGIN
                 WHERE EXISTS (SELECT FROM underway_internal.run r WHERE r.id = t.run_id);
             RETURN false;
         ELSIF reason IS DISTINCT FROM 'run ended' THEN
-            PERFORM underway_internal.step_lost(t, state, sqlstate, coalesce(message, reason));
+            PERFORM underway_internal.step_lost(t, state, output, reason, sqlstate, coalesce(message, reason));
         END IF;
     END IF;
     SELECT x.* INTO q FROM underway_internal.queue x WHERE x.id = t.queue_id;

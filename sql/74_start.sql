@@ -58,16 +58,19 @@ BEGIN
     END IF;
     IF s.kind = 'wait' THEN
         t.timeout := NULL;
+    ELSIF phase = 'undo' THEN
+        r.headers := coalesce(r.headers, '{}') || '{"undo": true}';     -- both may go to one queue
     END IF;
-    chained := t.queue_id = who.queue_id AND due <= now AND (who).worker IS NOT NULL;
+    -- A child is worked by others.
+    chained := phase IS DISTINCT FROM 'child' AND t.queue_id = who.queue_id AND due <= now AND (who).worker IS NOT NULL;
     INSERT INTO underway_internal.task AS x (id, queue_id, priority, state, run_at, enqueued_at, attempt, slot, generation, boot,
             claimed_at, enqueued_by, input, headers, group_key, timeout, retry, worker, run_id, version, step, item, phase)
-        VALUES (t.id, t.queue_id, t.priority, CASE WHEN chained THEN 'in_progress' ELSE 'pending' END, due, now,
+        VALUES (t.id, t.queue_id, t.priority, CASE WHEN chained THEN 'in_progress' WHEN phase = 'child' THEN 'waiting' ELSE 'pending' END, due, now,
             CASE WHEN chained THEN 1 ELSE 0 END, CASE WHEN chained THEN who.slot END, CASE WHEN chained THEN who.generation END,
             CASE WHEN chained THEN who.boot END, CASE WHEN chained THEN now END, r.started_by, coalesce(input, '{}'), r.headers,
             r.group_key, t.timeout, t.retry, CASE WHEN chained THEN who.worker END, r.id, r.version, s.name, item, phase)
         RETURNING x.* INTO t;
-    IF chained IS NOT TRUE THEN
+    IF t.state = 'pending' THEN
         PERFORM underway_internal.note(t.queue_id, t.priority, due, t.id);
     END IF;
     RETURN t;

@@ -79,7 +79,8 @@ BEGIN
                 r.state := 'running';
             WHEN c.kind = 'cancel' AND c.undo IS FALSE THEN
                 r.undo := false;        -- what has been undone by now is, the rest is not
-                r.state := CASE r.state WHEN 'parked' THEN 'undoing' ELSE r.state END;
+                r.state := CASE WHEN r.state IN ('parked', 'paused') THEN 'undoing' ELSE r.state END;
+                r.paused_by := NULL;
             WHEN c.kind = 'pause' AND r.ending IS NULL AND r.state = 'running' THEN
                 r.state := 'paused';
                 r.paused_by := c.asked_by;
@@ -87,7 +88,7 @@ BEGIN
                 r.state := 'running';
                 r.paused_by := NULL;
             WHEN c.kind = 'retry' AND r.state = 'parked' AND r.ending IS NULL THEN
-                PERFORM underway_internal.forget_failures(r);
+                PERFORM underway_internal.forget_failures(r.id);
                 r.state := 'running';
                 r.error := NULL;
                 r.sqlstate := NULL;
@@ -139,9 +140,9 @@ BEGIN
         RETURN true;
     ELSIF NOT underway_internal.is_home(r.queue_id) THEN
         RETURN true;
-    ELSIF r.ending IS NOT NULL THEN
+    ELSIF r.ending IS NOT NULL AND r.state IN ('running', 'undoing') THEN
         settled := underway_internal.settle_ending(r);
-    ELSIF r.state = 'paused' THEN
+    ELSIF r.ending IS NULL AND r.state = 'paused' THEN
         settled := underway_internal.pause_steps(r);
     ELSIF r.state = 'running' THEN
         settled := underway_internal.resume_steps(r);
@@ -173,9 +174,12 @@ BEGIN
         RETURN false;
     END IF;
     PERFORM underway_internal.close_run(r, NULL);
+    -- What undoes, or runs at last, was paused: its function has changed (79_change.sql).
+    IF NOT underway_internal.resume_steps(r) THEN
+        RETURN false;
+    END IF;
     RETURN NOT EXISTS (SELECT FROM underway_internal.task x
-        JOIN underway_internal.step s ON s.queue_id = r.queue_id AND s.version = r.version AND s.name = x.step
-        WHERE x.run_id = r.id AND x.phase IS DISTINCT FROM 'undo' AND s.kind <> 'finally');
+        WHERE x.run_id = r.id AND x.step IS NOT NULL AND (x.phase IS NULL OR x.phase NOT IN ('undo', 'finally')));
 END $$;
 
 -- What has not begun waits, timers and all. Children of a map that wait for a place do so already: nobody gives them one.

@@ -1,5 +1,6 @@
 -- Fork: a new run that begins in the middle, with what the steps of another one gave.
--- Invariant: the other run is only read, in one snapshot; nothing of it is locked.
+-- Invariant: the other run is only read, in one snapshot; nothing of it is locked. What its steps did is its own to undo: results that are copied
+-- say that there is nothing to undo.
 
 -- Copies the results of the steps that are not among `later`. False: the run has ended.
 CREATE FUNCTION underway_internal.copy_results(from_run uuid, to_run uuid, later text[]) RETURNS bool LANGUAGE plpgsql AS $$
@@ -9,8 +10,8 @@ BEGIN
     WITH unfinished AS MATERIALIZED (
         SELECT FROM underway_internal.run r WHERE r.id = from_run),
     copied AS (
-        INSERT INTO underway_internal.step_result (run_id, step, item, state, input, output, task_id, ended_at, copied)
-        SELECT to_run, x.step, x.item, x.state, x.input, x.output, x.task_id, x.ended_at, true
+        INSERT INTO underway_internal.step_result (run_id, step, item, state, input, output, task_id, ended_at)
+        SELECT to_run, x.step, x.item, x.state, x.input, x.output, x.task_id, x.ended_at
         FROM underway_internal.step_result x
         WHERE x.run_id = from_run AND x.item >= -1 AND x.state IN ('succeeded', 'skipped') AND x.step <> ALL (later)
         ORDER BY x.seq)
@@ -23,12 +24,11 @@ CREATE FUNCTION underway_internal.copy_archived_results(a underway_internal.run_
     LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM underway_internal.restore_results(to_run, (SELECT jsonb_agg(e ORDER BY n) FROM jsonb_array_elements(a.results) WITH ORDINALITY r(e, n)
-        WHERE (e ->> 'item')::int >= -1 AND e ->> 'state' IN ('succeeded', 'skipped', 'stuck') AND e ->> 'step' <> ALL (later)), true);
-    UPDATE underway_internal.step_result x SET state = 'succeeded' WHERE x.run_id = to_run AND x.state = 'stuck';
+        WHERE (e ->> 'item')::int >= -1 AND e ->> 'state' IN ('succeeded', 'skipped') AND e ->> 'step' <> ALL (later)), true);
     IF a.state = 'succeeded' THEN
-        INSERT INTO underway_internal.step_result (run_id, step, item, state, input, output, task_id, ended_at, copied)
+        INSERT INTO underway_internal.step_result (run_id, step, item, state, input, output, task_id, ended_at)
             SELECT to_run, l.step, l.item, 'succeeded', CASE WHEN l.item >= 0 THEN l.input END,
-                CASE WHEN l.item < 0 THEN coalesce(l.output, l.input) ELSE l.output END, l.id, l.finished_at, true
+                CASE WHEN l.item < 0 THEN coalesce(l.output, l.input) ELSE l.output END, l.id, l.finished_at
             FROM (SELECT DISTINCT ON (x.step, x.item) x.* FROM underway_internal.archive x
                 JOIN underway_internal.step s ON s.queue_id = a.queue_id AND s.version = a.version AND s.name = x.step
                 WHERE x.run_id = a.id AND x.phase IS DISTINCT FROM 'undo' AND s.kind <> 'finally' AND x.step <> ALL (later)

@@ -85,7 +85,7 @@ BEGIN
         RETURN state || ': ' || concat_ws('; ', asked, steps);
     ELSIF r.state = 'parked' THEN
         SELECT x.* INTO failed FROM underway_internal.step_result x WHERE x.run_id = r.id AND (CASE WHEN r.ending IS NULL
-            THEN x.item = -1 AND x.state IN ('failed', 'cancelled') ELSE x.state = 'stuck' END) ORDER BY x.seq LIMIT 1;
+            THEN x.item = -1 AND x.state IN ('failed', 'cancelled') ELSE x.undo = 'stuck' END) ORDER BY x.seq LIMIT 1;
         RETURN format('parked: since %s, %s; underway.retry() tries %s again, underway.cancel() %s',
             underway_internal.second(failed.ended_at),
             CASE WHEN r.ending IS NULL THEN underway_internal.one_line(r.error)
@@ -93,7 +93,7 @@ BEGIN
             CASE WHEN r.ending IS NULL THEN 'that step' ELSE 'that' END,
             CASE WHEN r.ending IS NULL THEN 'ends the run' ELSE '(undo => false) leaves it' END);
     ELSIF r.state = 'paused' THEN
-        RETURN concat_ws('; ', format('paused: by %s', r.paused_by), 'underway.resume() lets it go on', steps);
+        RETURN concat_ws('; ', CASE WHEN r.paused_by LIKE 'on\_change: %' THEN 'paused: ' || substr(r.paused_by, length('on_change: ') + 1) ELSE format('paused: by %s', r.paused_by) END, 'underway.resume() lets it go on', steps);
     ELSIF r.ending IS NOT NULL AND EXISTS (SELECT FROM underway_internal.task x WHERE x.run_id = r.id AND x.state = 'in_progress') THEN
         NULL;
     ELSIF o.problem IS NOT NULL THEN
