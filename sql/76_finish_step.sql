@@ -69,6 +69,7 @@ DECLARE
     r underway_internal.run;
     passed_on jsonb := coalesce(output, t.input);
     state text := 'succeeded';
+    undone bigint;
 BEGIN
     SELECT x AS step, v.linear, q.keep = 'all' AS kept INTO d
         FROM underway_internal.run y
@@ -94,7 +95,7 @@ BEGIN
     END IF;
     PERFORM underway_internal.finished(t.id);
     IF t.phase = 'undo' THEN
-        PERFORM underway_internal.undone(t);
+        undone := underway_internal.undone(t);
     ELSIF t.item >= 0 THEN
         e := underway_internal.finish_child(t, s, output, who);
         look := e.look;
@@ -110,6 +111,8 @@ BEGIN
     SELECT x.* INTO r FROM underway_internal.run x WHERE x.id = t.run_id FOR NO KEY UPDATE;
     IF r.state IN ('paused', 'parked') THEN
         RETURN;     -- whoever lets it go on looks
+    ELSIF undone IS NOT NULL THEN
+        next := underway_internal.undo_more(r, undone, who);
     ELSIF r.ending IS NOT NULL THEN
         next := underway_internal.close_run(r, who);
     ELSIF decision = 'go_to' THEN

@@ -78,7 +78,7 @@ BEGIN
         END IF;
     END IF;
     IF r.undo AND r.ending <> 'succeeded' THEN
-        t := underway_internal.undo_next(r, who);
+        t := underway_internal.undo_next(r, NULL, who);
         IF t.state IS NOT NULL THEN
             RETURN underway_internal.chained(t);
         END IF;
