@@ -22,7 +22,7 @@ BEGIN
             FROM underway_internal.queue q WHERE q.id = r.queue_id;
     END IF;
     IF again THEN
-        PERFORM underway_internal.keep_items(r, s.name,
+        PERFORM underway_internal.keep_items(r.id, s.name,
             ARRAY(SELECT coalesce(i.item, 'null') FROM underway_internal.map_items(r, s, t, output) WITH ORDINALITY i(item, n) ORDER BY i.n));
     END IF;
     INSERT INTO underway_internal.task (id, queue_id, priority, state, run_at, enqueued_at, enqueued_by, input, headers, group_key,

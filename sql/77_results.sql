@@ -20,12 +20,12 @@ BEGIN
             OVER (ORDER BY k.seq) > 64000000 AS is_left
         FROM kept k)
     SELECT jsonb_agg(jsonb_build_object('step', f.step, 'item', f.item, 'state', f.state, 'task', f.task_id, 'at', f.ended_at)
-            || CASE WHEN f.is_left THEN jsonb '{"left": true}' ELSE '{}' END
-            || CASE WHEN f.is_left OR f.input IS NULL THEN jsonb '{}' ELSE jsonb_build_object('input', f.input) END
-            || CASE WHEN f.is_left OR f.output IS NULL THEN jsonb '{}' ELSE jsonb_build_object('output', f.output) END
-            || CASE WHEN f.undo IS NULL THEN jsonb '{}' ELSE jsonb_build_object('undo', f.undo) END
-            || CASE WHEN f.error IS NULL THEN jsonb '{}' ELSE jsonb_build_object('error', left(f.error, 8192)) END
-            || CASE WHEN f.sqlstate IS NULL THEN jsonb '{}' ELSE jsonb_build_object('sqlstate', f.sqlstate) END
+            || CASE WHEN f.is_left THEN '{"left": true}' ELSE '{}'::jsonb END
+            || CASE WHEN f.is_left OR f.input IS NULL THEN '{}' ELSE jsonb_build_object('input', f.input) END
+            || CASE WHEN f.is_left OR f.output IS NULL THEN '{}' ELSE jsonb_build_object('output', f.output) END
+            || CASE WHEN f.error IS NULL THEN '{}' ELSE jsonb_build_object('error', left(f.error, 8192)) END
+            || CASE WHEN f.undo IS NULL THEN '{}' ELSE jsonb_build_object('undo', f.undo) END
+            || CASE WHEN f.sqlstate IS NULL THEN '{}' ELSE jsonb_build_object('sqlstate', f.sqlstate) END
         ORDER BY f.seq)
         INTO results FROM fitting f;
     RETURN results;
@@ -38,41 +38,38 @@ BEGIN
         ELSE pg_column_size(jsonb_build_array(v)) > 1000000 END;
 END $$;
 
--- Failures of steps that are to be tried once more. What is to be undone of them stays, under a number of its own.
-CREATE FUNCTION underway_internal.forget_failures(r underway_internal.run) RETURNS bool LANGUAGE plpgsql AS $$
+-- Failures of steps that are to be tried once more. What they may have left behind is still to be undone: it stays, under a number of its own.
+CREATE FUNCTION underway_internal.forget_failures(run_id uuid) RETURNS bool LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 BEGIN
     WITH lowest AS (
-        SELECT x.step, least(min(x.item), -1) AS item FROM underway_internal.step_result x WHERE x.run_id = r.id GROUP BY x.step),
+        SELECT x.step, least(min(x.item), -1) AS item FROM underway_internal.step_result x WHERE x.run_id = run_id GROUP BY x.step),
     moved AS (
         SELECT x.step, x.item, l.item - row_number() OVER (PARTITION BY x.step ORDER BY x.seq) AS new_item
         FROM underway_internal.step_result x JOIN lowest l ON l.step = x.step
-        WHERE x.run_id = r.id AND x.item >= -1 AND x.state IN ('failed', 'cancelled') AND x.undo IS NOT NULL)
+        WHERE x.run_id = run_id AND x.item >= -1 AND x.state IN ('failed', 'cancelled') AND x.undo IS NOT NULL)
     UPDATE underway_internal.step_result x SET item = m.new_item FROM moved m
-        WHERE x.run_id = r.id AND x.step = m.step AND x.item = m.item;
-    DELETE FROM underway_internal.step_result x WHERE x.run_id = r.id AND x.item >= -1 AND x.state IN ('failed', 'cancelled');
+        WHERE x.run_id = run_id AND x.step = m.step AND x.item = m.item;
+    DELETE FROM underway_internal.step_result x WHERE x.run_id = run_id AND x.item >= -1 AND x.state IN ('failed', 'cancelled');
     RETURN true;
 END $$;
 
--- Of a map that begins once more: what its items gave stays where the items are the same. Returns how many of them there are.
-CREATE FUNCTION underway_internal.keep_items(r underway_internal.run, step text, items jsonb[]) RETURNS bigint LANGUAGE plpgsql AS $$
+-- Of a map that begins once more: what its items gave stays where the items are the same.
+CREATE FUNCTION underway_internal.keep_items(run_id uuid, step text, items jsonb[]) RETURNS bool LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
-    n bigint;
-    lowest int;
+    lowest int := (SELECT least(min(x.item), -1) FROM underway_internal.step_result x WHERE x.run_id = run_id AND x.step = step);
 BEGIN
-    SELECT least(min(x.item), -1) INTO lowest FROM underway_internal.step_result x WHERE x.run_id = r.id AND x.step = step;
     WITH other AS (
         SELECT x.item, lowest - row_number() OVER (ORDER BY x.seq) AS new_item FROM underway_internal.step_result x
-        WHERE x.run_id = r.id AND x.step = step AND x.item >= 0 AND x.undo IS NOT NULL
+        WHERE x.run_id = run_id AND x.step = step AND x.item >= 0 AND x.undo IS NOT NULL
           AND (x.state <> 'succeeded' OR x.item >= cardinality(items) OR x.input <> items[x.item + 1]))
     UPDATE underway_internal.step_result x SET item = o.new_item FROM other o
-        WHERE x.run_id = r.id AND x.step = step AND x.item = o.item;
+        WHERE x.run_id = run_id AND x.step = step AND x.item = o.item;
     DELETE FROM underway_internal.step_result x
-        WHERE x.run_id = r.id AND x.step = step AND x.item >= 0
+        WHERE x.run_id = run_id AND x.step = step AND x.item >= 0
           AND (x.state <> 'succeeded' OR x.item >= cardinality(items) OR x.input <> items[x.item + 1]);
-    SELECT count(*) INTO n FROM underway_internal.step_result x WHERE x.run_id = r.id AND x.step = step AND x.item >= 0;
-    RETURN n;
+    RETURN true;
 END $$;
 
 -- What take_results() left out, from the archive of tasks; null when it is kept no longer.
@@ -82,8 +79,8 @@ BEGIN
         WHERE a.id = task_id ORDER BY a.finished_at DESC LIMIT 1);
 END $$;
 
--- Puts results kept with a run that has ended back into the hot table, as those of `run_id`. copied: that is another run, which has not done
--- these and never undoes them. Raises when one of them is kept no longer.
+-- Puts results kept with a run that has ended back into the hot table, as those of `run_id`. copied: there is nothing to undo of them. Raises when
+-- one of them is kept no longer.
 CREATE FUNCTION underway_internal.restore_results(run_id uuid, results jsonb, copied bool) RETURNS bool LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
@@ -94,7 +91,7 @@ BEGIN
             CASE WHEN e -> 'left' IS NULL THEN e -> 'output'
                  ELSE underway_internal.archived_result((e ->> 'task')::uuid, (e ->> 'item')::int < 0) END,
             e ->> 'error', e ->> 'sqlstate', (e ->> 'task')::uuid, (e ->> 'at')::timestamptz,
-            CASE WHEN NOT copied AND e ? 'undo' THEN 'due' END
+            CASE WHEN NOT copied THEN e ->> 'undo' END
         FROM jsonb_array_elements(results) WITH ORDINALITY a(e, n)
         -- One without a task was skipped, which costs nothing to find out once more.
         WHERE e -> 'left' IS NULL OR e ->> 'task' IS NOT NULL

@@ -88,7 +88,7 @@ BEGIN
                 r.state := 'running';
                 r.paused_by := NULL;
             WHEN c.kind = 'retry' AND r.state = 'parked' AND r.ending IS NULL THEN
-                PERFORM underway_internal.forget_failures(r);
+                PERFORM underway_internal.forget_failures(r.id);
                 r.state := 'running';
                 r.error := NULL;
                 r.sqlstate := NULL;
@@ -140,11 +140,9 @@ BEGIN
         RETURN true;
     ELSIF NOT underway_internal.is_home(r.queue_id) THEN
         RETURN true;
-    ELSIF r.ending IS NOT NULL AND r.state IN ('paused', 'parked') THEN
-        NULL;       -- on_change has paused it, or an undo has failed: a person decides
-    ELSIF r.ending IS NOT NULL THEN
+    ELSIF r.ending IS NOT NULL AND r.state IN ('running', 'undoing') THEN
         settled := underway_internal.settle_ending(r);
-    ELSIF r.state = 'paused' THEN
+    ELSIF r.ending IS NULL AND r.state = 'paused' THEN
         settled := underway_internal.pause_steps(r);
     ELSIF r.state = 'running' THEN
         settled := underway_internal.resume_steps(r);

@@ -119,7 +119,8 @@ BEGIN
     END IF;
     DELETE FROM underway_internal.run_control c WHERE c.run_id = r.id;      -- asked before, and too late
     PERFORM underway_internal.restore_results(r.id, a.results, false);
-    PERFORM underway_internal.forget_failures(r);
+    PERFORM underway_internal.forget_failures(r.id);
+    UPDATE underway_internal.step_result x SET undo = 'due' WHERE x.run_id = r.id AND x.undo = 'stuck';
     again := ARRAY(SELECT DISTINCT f FROM underway_internal.step_result x, unnest(underway_internal.from_here_on(r.queue_id, r.version, x.step)) f
         WHERE x.run_id = r.id AND x.item >= -1 AND x.state = 'undone');
     DELETE FROM underway_internal.step_result x WHERE x.run_id = r.id AND (x.state = 'undone' OR x.step IN (

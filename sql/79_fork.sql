@@ -1,5 +1,6 @@
 -- Fork: a new run that begins in the middle, with what the steps of another one gave.
--- Invariant: the other run is only read, in one snapshot; nothing of it is locked.
+-- Invariant: the other run is only read, in one snapshot; nothing of it is locked. What its steps did is its own to undo: results that are copied
+-- say that there is nothing to undo.
 
 -- Copies the results of the steps that are not among `later`, without what is to be undone of them: that is the other run's. False: the run has ended.
 CREATE FUNCTION underway_internal.copy_results(from_run uuid, to_run uuid, later text[]) RETURNS bool LANGUAGE plpgsql AS $$

@@ -92,7 +92,7 @@ BEGIN
             CASE WHEN r.ending IS NULL THEN 'that step' ELSE 'that' END,
             CASE WHEN r.ending IS NULL THEN 'ends the run' ELSE '(undo => false) leaves it' END);
     ELSIF r.state = 'paused' THEN
-        RETURN concat_ws('; ', format('paused: by %s', r.paused_by), 'underway.resume() lets it go on', steps);
+        RETURN concat_ws('; ', CASE WHEN r.paused_by LIKE 'on\_change: %' THEN 'paused: ' || substr(r.paused_by, length('on_change: ') + 1) ELSE format('paused: by %s', r.paused_by) END, 'underway.resume() lets it go on', steps);
     ELSIF r.ending IS NOT NULL AND EXISTS (SELECT FROM underway_internal.task x WHERE x.run_id = r.id AND x.state = 'in_progress') THEN
         NULL;
     ELSIF o.problem IS NOT NULL THEN
