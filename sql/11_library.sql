@@ -30,6 +30,10 @@ CREATE FUNCTION underway_internal.note_cancelled(id uuid) RETURNS bool
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_note_cancelled';
 CREATE FUNCTION underway_internal.note_look() RETURNS bool
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_note_look';
+CREATE FUNCTION underway_internal.note_control() RETURNS bool
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_note_control';
+CREATE FUNCTION underway_internal.note_deadline(deadline timestamptz) RETURNS bool
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_note_deadline';
 CREATE FUNCTION underway_internal.finished(VARIADIC ids uuid[]) RETURNS bool
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_finished';
 CREATE FUNCTION underway_internal.resolve_handler(handler text) RETURNS jsonb

@@ -8,6 +8,7 @@
 #include "process.hpp"
 #include "reclaim.hpp"
 #include "settings.hpp"
+#include "steer.hpp"
 #include "upkeep.hpp"
 
 #include <algorithm>
@@ -207,7 +208,9 @@ TimestampTz round() {
   upkeep::survey(queues);
   TimestampTz next = DT_NOEND;
   if (upkeep::has_home(queues)) {
-    next = std::min({upkeep::run(db, queues), reclaim::stale_leases(db), reclaim::cancels(db)});
+    next = steer::run(db);  // before what it cancels is looked at
+    next =
+        std::min({next, upkeep::run(db, queues), reclaim::stale_leases(db), reclaim::cancels(db)});
   }
   next = std::min(next, pool::fit(db, queues));
   next = std::min(next, next_safety_check);
@@ -287,6 +290,7 @@ void run() {
         reclaim::earlier_work(db);
         db->cancels = true;  // a crash may have come before they were applied
         db->looks = true;
+        db->controls = true;
         caught_up = true;
       }
       until = round();
