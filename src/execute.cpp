@@ -93,9 +93,7 @@ class attempt {
     }));
     handler* h = handler_of(q_->handler);
     pg::call([&] {
-      // Not with a suspect: its end could be lost with the next crash, and be charged to it.
-      if (q_->async &&
-          std::all_of(tasks, tasks + n, [](const claimed_task& t) { return t.crashes == 0; })) {
+      if (q_->async && !flushed(tasks, n)) {
         (void)set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
                                 GUC_ACTION_LOCAL, true, 0, false);
       }
@@ -108,7 +106,12 @@ class attempt {
       run_one(h, tasks[i], &results_[i]);
     }
     culprit = n == 1 ? 0 : -1;
-    pg::call([] { waitpoint(waitpoint_id::handler_done); });
+    pg::call([&] {
+      waitpoint(waitpoint_id::handler_done);
+      if (flushed(tasks, n)) {
+        ForceSyncCommit();
+      }
+    });
     complete(q_, tasks, results_, n);
     tx.commit();
   }
@@ -117,6 +120,11 @@ class attempt {
   bool begun = false;  // some handler was entered
 
  private:
+  // With a suspect: its end could be lost with the next crash, and be charged to it.
+  static bool flushed(const claimed_task* tasks, int n) noexcept {
+    return std::any_of(tasks, tasks + n, [](const claimed_task& t) { return t.crashes > 0; });
+  }
+
   void run_one(handler* h, const claimed_task& task, finished_task* to) {
     pg::call([&] {
       h->prepare(q_->handler, q_->handler_schema, q_->handler_name);
