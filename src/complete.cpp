@@ -62,12 +62,13 @@ class writable {
 // breaking it.
 void refuse_serializable_read_only() {
   if (XactReadOnly && IsolationIsSerializable()) {
-    ereport(ERROR,
-            (errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
-             errmsg("a handler cannot end in a transaction that is both SERIALIZABLE and READ ONLY"),
-             errdetail("The end of its task is written in the same transaction."),
-             errhint("Give up one of the two: default_transaction_isolation or "
-                     "default_transaction_read_only.")));
+    ereport(
+        ERROR,
+        (errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+         errmsg("a handler cannot end in a transaction that is both SERIALIZABLE and READ ONLY"),
+         errdetail("The end of its task is written in the same transaction."),
+         errhint("Give up one of the two: default_transaction_isolation or "
+                 "default_transaction_read_only.")));
   }
 }
 

@@ -105,7 +105,7 @@ void handler::prepare(Oid function, const char* schema, const char* name) {
   const bool as_it_is = form->prorettype == JSONBOID || form->prorettype == VOIDOID ||
                         is_transition(form->prorettype);
   // A procedure with an INOUT argument returns a record of it (the procedure's one argument).
-  kind_ = form->prorettype == VOIDOID        ? kind::nothing
+  kind_ = form->prorettype == VOIDOID       ? kind::nothing
           : is_transition(form->prorettype) ? kind::transition
                                             : kind::jsonb;
   StringInfoData sql;
