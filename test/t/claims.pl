@@ -90,8 +90,9 @@ for my $divisor (1, 0)
 {
     $session->value("SELECT underway.pause_queue('suspect')");
     my $suspect = $session->value("SELECT underway.enqueue('suspect', '[$divisor]')");
-    $session->value("UPDATE underway_internal.task SET crashes = 1 WHERE id = '$suspect'; SELECT underway.resume_queue('suspect')");
+    $session->value("UPDATE underway_internal.task SET crashes = 1 WHERE id = '$suspect'");
     $start = $session->value('SELECT pg_current_wal_insert_lsn()');
+    $session->value("SELECT underway.resume_queue('suspect')");
     ok($session->until("(SELECT state IN ('succeeded', 'failed') FROM underway.status('$suspect'))", 30), 'a suspect ends');
     my $flushed = $session->value('SELECT pg_current_wal_flush_lsn()');
     $session->value('SET synchronous_commit = on; SELECT pg_logical_emit_message(true, $$$$, $$$$)');
