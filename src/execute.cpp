@@ -110,9 +110,7 @@ class attempt {
     function_ = f_ != nullptr ? resolve(q_, *f_) : q_->handler;
     handler* h = handler_of(function_, f_ != nullptr && f_->set);
     pg::call([&] {
-      // Not with a suspect: its end could be lost with the next crash, and be charged to it.
-      if (q_->async &&
-          std::all_of(tasks, tasks + n, [](const claimed_task& t) { return t.crashes == 0; })) {
+      if (q_->async && !flushed(tasks, n)) {
         (void)set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
                                 GUC_ACTION_LOCAL, true, 0, false);
       }
@@ -125,7 +123,12 @@ class attempt {
       run_one(h, tasks[i], &results_[i]);
     }
     culprit = n == 1 ? 0 : -1;
-    pg::call([] { waitpoint(waitpoint_id::handler_done); });
+    pg::call([&] {
+      waitpoint(waitpoint_id::handler_done);
+      if (flushed(tasks, n)) {
+        ForceSyncCommit();
+      }
+    });
     complete(q_, tasks, results_, n, next_);
     keep_claim();
     pg::call([] { waitpoint(waitpoint_id::finished); });
@@ -151,6 +154,11 @@ class attempt {
     if (next_ != nullptr && next_->found && !q_->async) {
       pg::call([] { ForceSyncCommit(); });
     }
+  }
+
+  // With a suspect: its end could be lost with the next crash, and be charged to it.
+  static bool flushed(const claimed_task* tasks, int n) noexcept {
+    return std::any_of(tasks, tasks + n, [](const claimed_task& t) { return t.crashes > 0; });
   }
 
   void run_one(handler* h, const claimed_task& task, finished_task* to) {

@@ -44,6 +44,9 @@ void record_failure(const claimed_task& task, const pg::error& error, const char
     });
     fail.run(args);
   }
+  if (task.crashes > 0) {
+    pg::call([] { ForceSyncCommit(); });  // as the end of one that succeeds (execute.cpp)
+  }
   tx.commit();
 }
 

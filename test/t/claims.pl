@@ -81,6 +81,28 @@ is( $session->value("SELECT count(*) FROM seen s JOIN pg_get_wal_records_info('$
           . " ON w.xid = s.claim AND w.resource_manager = 'Transaction' AND w.record_type ~ '^COMMIT' AND w.end_lsn <= s.flushed"),
     10, 'each claim stood in the flushed WAL when its handler began');
 
+# So is the end of a task that was running at a crash, well or not: the next crash must not be charged to it.
+$session->value(<<'END');
+CREATE FUNCTION may_fail(input jsonb) RETURNS jsonb LANGUAGE sql AS 'SELECT to_jsonb(1 / (input ->> 0)::int)';
+SELECT underway.create_queue('suspect', 'may_fail', durability => 'async', retry => underway.retry_policy(max_attempts => 1));
+END
+for my $divisor (1, 0)
+{
+    $session->value("SELECT underway.pause_queue('suspect')");
+    my $suspect = $session->value("SELECT underway.enqueue('suspect', '[$divisor]')");
+    $session->value("UPDATE underway_internal.task SET crashes = 1 WHERE id = '$suspect'");
+    $start = $session->value('SELECT pg_current_wal_insert_lsn()');
+    $session->value("SELECT underway.resume_queue('suspect')");
+    ok($session->until("(SELECT state IN ('succeeded', 'failed') FROM underway.status('$suspect'))", 30), 'a suspect ends');
+    my $flushed = $session->value('SELECT pg_current_wal_flush_lsn()');
+    $session->value('SET synchronous_commit = on; SELECT pg_logical_emit_message(true, $$$$, $$$$)');
+    is( $session->value("SELECT count(*) FROM underway_internal.archive a JOIN pg_get_wal_records_info('$start', pg_current_wal_flush_lsn()) w"
+              . " ON w.xid = a.xmin AND w.resource_manager = 'Transaction' AND w.record_type ~ '^COMMIT' AND w.end_lsn <= '$flushed'"
+              . " WHERE a.id = '$suspect'"),
+        1, 'its end stands in the flushed WAL');
+}
+$session->value('RESET synchronous_commit');
+
 # A worker that is slow with one task gives those up that it holds behind it. So that there is one that knows how quick these tasks
 # are, and takes several, it is alone at first; the gate of the first task is closed.
 $session->value("SELECT underway.create_queue('many', 'act')");
