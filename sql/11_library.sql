@@ -56,6 +56,9 @@ CREATE FUNCTION underway_internal.try_lock_task(id uuid) RETURNS bool
 -- One at a time counts the leases of a queue with a limit on concurrency, until the end of the transaction.
 CREATE FUNCTION underway_internal.lock_places(queue_id int) RETURNS bool
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_lock_places';
+-- Has run_inline been called in this transaction?
+CREATE FUNCTION underway_internal.has_run_inline() RETURNS bool
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_has_run_inline';
 -- Was a row with this xmin written by the current transaction?
 CREATE FUNCTION underway_internal.is_ours(xmin xid) RETURNS bool
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_is_ours';

@@ -60,6 +60,8 @@ pg::statement queue_of(
 pg::statement dequeue_from(
     "SELECT * FROM underway_internal.dequeue_from(CAST($1 AS oid), $2, $3, $4)", OIDOID, TEXTOID,
     INT4OID, TEXTOID);
+pg::statement dequeue_inline("SELECT * FROM underway_internal.dequeue_inline($1, $2, $3, $4, $5)",
+                             INT4OID, UUIDOID, INT4OID, INT4OID, TEXTOID);
 pg::statement begin_leases("SELECT * FROM underway_internal.begin_leases($1, $2)", INT4OID,
                            UUIDARRAYOID);
 pg::statement reclaim_stale("SELECT reclaimed FROM underway_internal.reclaim_stale($1, $2, $3)",
@@ -104,6 +106,32 @@ int claim_from(const source& from, const char* worker, int n, int wanted, claime
                .count;
     }
   }
+  return n;
+}
+
+// In a transaction that run_inline works: what it has enqueued itself, which nobody else sees, and
+// nothing else, since its clock is not that of others.
+int claim_own(const source& from, const char* worker, int wanted, claimed_task* tasks,
+              MemoryContext memory) {
+  int n = 0;
+  const pg_uuid_t first = least_own_id();
+  pg::value args[5] = {pg::of(from.queue_id), pg::of(&first), pg::of(wanted),
+                       pg::of(from.max_attempts), {}};
+  pg::call([&] { args[4] = pg::of_text(worker); });
+  dequeue_inline.run(args, [&](const pg::row& r) {
+    claimed_task& t = tasks[n++];
+    t.id = r.uuid(1);
+    t.attempt = r.int4(2);
+    t.input = r.jsonb(3, memory);
+    t.headers = r.jsonb(4, memory);
+    t.last_attempt = r.boolean(5);
+    t.lease = r.uuid(6);
+    t.of_run = !r.null(7);
+    if (t.of_run) {
+      t.run_id = r.uuid(7);
+      t.step = r.text(8, memory);
+    }
+  });
   return n;
 }
 
@@ -153,8 +181,9 @@ UNDERWAY_ENTRY(underway_dequeue) {
                              : text_to_cstring(PG_GETARG_TEXT_PP(2));
     return palloc0(sizeof(claimed_task) * static_cast<Size>(wanted));
   }));
-  int n = claim_from(from, worker, 0, wanted, tasks, memory);
-  if (n < wanted) {
+  int n = has_transaction_clock() ? claim_own(from, worker, wanted, tasks, memory)
+                                  : claim_from(from, worker, 0, wanted, tasks, memory);
+  if (n < wanted && !has_transaction_clock()) {
     // As in the origin: who finds nothing looks whether somebody else's work is stale. Bounded, by
     // an index.
     int64 reclaimed = 0;

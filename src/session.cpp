@@ -63,9 +63,10 @@ template <class F> void each_setting(Jsonb* settings, F&& f) {
   }
 }
 
-void set_for(Oid role, const char* name, const char* value, bool really) {
+void set_for(Oid role, const char* name, const char* value, bool really,
+             GucAction how = GUC_ACTION_SET) {
   (void)set_config_option(name, value, superuser_arg(role) ? PGC_SUSET : PGC_USERSET, PGC_S_SESSION,
-                          GUC_ACTION_SET, really, ERROR, false);
+                          how, really, ERROR, false);
 }
 
 }  // namespace
@@ -84,6 +85,14 @@ void renew_session(Jsonb* settings) {
     }
   });
   tx.commit();
+}
+
+void apply_settings(Jsonb* settings, Oid role) {
+  if (settings != nullptr) {
+    each_setting(settings, [role](const char* name, const char* value) {
+      set_for(role, name, value, true, GUC_ACTION_SAVE);
+    });
+  }
 }
 
 void clean_session() {

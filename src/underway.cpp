@@ -3,6 +3,7 @@
 // and every call raises. Error discipline: _PG_init never raises, since pg_upgrade loads the
 // library.
 #include "changes.hpp"
+#include "clock.hpp"
 #include "entry.hpp"
 #include "hooks.hpp"
 #include "launcher.hpp"
@@ -24,6 +25,7 @@ void _PG_init(void) {
   }
   underway::install_shared_memory_hooks();
   underway::install_transaction_callbacks();
+  underway::install_clock_callbacks();
   underway::install_change_callbacks();
   underway::install_hooks();
   underway::register_launcher();
