@@ -38,7 +38,7 @@ BEGIN
         IF t.step IS NULL THEN
             RETURN false;       -- a nudge of a run whose workflow was dropped
         ELSIF reason IS DISTINCT FROM 'run ended' THEN
-            PERFORM underway_internal.step_lost(t, state, sqlstate, coalesce(message, reason));
+            PERFORM underway_internal.step_lost(t, state, output, reason, sqlstate, coalesce(message, reason));
         END IF;
     END IF;
     SELECT x.* INTO q FROM underway_internal.queue x WHERE x.id = t.queue_id;

@@ -58,6 +58,8 @@ BEGIN
     END IF;
     IF s.kind = 'wait' THEN
         t.timeout := NULL;
+    ELSIF phase = 'undo' THEN
+        r.headers := coalesce(r.headers, '{}') || '{"undo": true}';     -- both may go to one queue
     END IF;
     chained := t.queue_id = who.queue_id AND due <= now AND (who).worker IS NOT NULL;
     INSERT INTO underway_internal.task AS x (id, queue_id, priority, state, run_at, enqueued_at, attempt, slot, generation, boot,

@@ -99,7 +99,8 @@ CREATE FUNCTION underway_internal.finish_child(
 DECLARE
     begun underway_internal.task;
 BEGIN
-    PERFORM underway_internal.record_result(t, 'succeeded', t.input, output, NULL, NULL);
+    PERFORM underway_internal.record_result(t, 'succeeded', t.input, output, NULL, NULL,
+        underway_internal.undo_of(t, s, 'succeeded', NULL));
     IF t.slot IS NULL THEN
         PERFORM underway_internal.note_look();
         RETURN;

@@ -34,7 +34,8 @@ END $$;
 
 GRANT USAGE ON SCHEMA underway TO PUBLIC;
 
-GRANT SELECT ON underway.queues, underway.tasks, underway.attempts, underway.workers, underway.workflows TO PUBLIC;
+GRANT SELECT ON underway.queues, underway.tasks, underway.attempts, underway.workers, underway.workflows, underway.runs
+    TO PUBLIC;
 
 -- Views run functions with their reader's rights. Nobody else can name these. Three tell nothing that is not public; the view queues
 -- shows the counts of those queues only that its reader may see.
@@ -61,7 +62,7 @@ GRANT EXECUTE ON FUNCTION
     underway.step, underway.map, underway.wait, underway.sleep, underway.child, underway.finally,
     underway.create_workflow, underway.drop_workflow, underway.explain_workflow,
     -- runs of workflows
-    underway.start, underway.history, underway.signal,
+    underway.start, underway.history, underway.signal, underway.find_run,
     -- operation
     underway.adopt, underway.check_health, underway.version
 TO PUBLIC;

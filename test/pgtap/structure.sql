@@ -7,7 +7,7 @@ SELECT plan(31);
 SELECT has_extension('underway');
 SELECT has_schema('underway');
 SELECT has_schema('underway_internal');
-SELECT views_are('underway', ARRAY['queues', 'tasks', 'attempts', 'workers']);
+SELECT views_are('underway', ARRAY['queues', 'tasks', 'attempts', 'workers', 'workflows', 'runs']);
 SELECT tables_are('underway', ARRAY[]::name[]);
 SELECT sequences_are('underway', ARRAY[]::name[]);
 SELECT types_are('underway', ARRAY['transition']);
