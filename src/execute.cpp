@@ -302,6 +302,7 @@ void run_in_a_row(queue_info* q, claimed_task task, MemoryContext memory, const 
       return;
     }
     task = next.task;
+    pg::call([] { waitpoint(waitpoint_id::chained); });
     pg::call([] { CHECK_FOR_INTERRUPTS(); });
   }
 }

@@ -16,7 +16,8 @@ enum class waitpoint_id : int {
   surveyed = 5,
   give_back = 6,
   finished = 7,
-  look = 8
+  look = 8,
+  chained = 9
 };
 
 void reach_waitpoint(waitpoint_id id);
