@@ -14,8 +14,9 @@
 namespace underway {
 
 void wake_external(Oid database, int queue_id, int wanted) noexcept {
+  work_waiter* const waiters = shared->work_waiters();
   for (int n = 0; n < shared->awaiters_size && wanted > 0; n++) {
-    work_waiter& w = shared->work_waiters()[n];
+    work_waiter& w = waiters[n];
     const int proc = w.proc_plus_one;
     if (proc == 0 || w.database != database) {
       continue;
@@ -31,8 +32,9 @@ void wake_external(Oid database, int queue_id, int wanted) noexcept {
 }
 
 void wake_later_than(Oid database, int queue_id, TimestampTz at) noexcept {
+  work_waiter* const waiters = shared->work_waiters();
   for (int n = 0; n < shared->awaiters_size; n++) {
-    work_waiter& w = shared->work_waiters()[n];
+    work_waiter& w = waiters[n];
     const int proc = w.proc_plus_one;
     if (proc == 0 || w.database != database || w.until <= at - shared->clock_offset) {
       continue;

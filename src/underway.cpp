@@ -7,6 +7,7 @@
 #include "hooks.hpp"
 #include "launcher.hpp"
 #include "settings.hpp"
+#include "stamp.hpp"
 #include "wake.hpp"
 
 extern "C" {
@@ -24,6 +25,7 @@ void _PG_init(void) {
   }
   underway::install_shared_memory_hooks();
   underway::install_transaction_callbacks();
+  underway::install_stamp_callbacks();
   underway::install_change_callbacks();
   underway::install_hooks();
   underway::register_launcher();

@@ -29,6 +29,14 @@ Oid catalog_lookup(Oid* owner) {
 }
 }  // namespace
 
+void lock_first() {
+  const Oid schema = get_namespace_oid("underway_internal", true);
+  const Oid gate = OidIsValid(schema) ? get_relname_relid("queue", schema) : InvalidOid;
+  if (OidIsValid(gate)) {
+    LockRelationOid(gate, AccessShareLock);
+  }
+}
+
 Oid extension_oid() {
   return call([] {
     Oid owner = InvalidOid;
@@ -74,13 +82,7 @@ as_owner::as_owner(bool quiet) : outer_(innermost) {
   jit_ = jit_enabled;
   lock_timeout_ = LockTimeout;
   search_path_ = call([] {
-    // First of all locks: see before_drop_extension (hooks.cpp), which takes it too before any
-    // other, so that DROP EXTENSION and a statement of ours never wait for each other in a circle.
-    const Oid schema = get_namespace_oid("underway_internal", true);
-    const Oid gate = OidIsValid(schema) ? get_relname_relid("queue", schema) : InvalidOid;
-    if (OidIsValid(gate)) {
-      LockRelationOid(gate, AccessShareLock);
-    }
+    lock_first();
     return MemoryContextStrdup(TopTransactionContext, namespace_search_path);
   });
   nest_ = NewGUCNestLevel();
