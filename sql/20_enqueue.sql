@@ -3,11 +3,15 @@
 -- Invariant: note() is called in the transaction that makes a row pending, and note_locked() before a pending row is locked, which
 -- may come free again: so the low-water mark never passes it.
 
--- What enqueueing has to know of a queue, for a role that may. Processes keep it until a queue, a right or a role changes
--- (targets.cpp), so it must not depend on anything else.
+-- What enqueueing has to know of a queue, for a role that may; by what is committed now, whatever the isolation level. Processes
+-- remember it (targets.cpp) until a queue, a right or a role changes, so it must not depend on anything else.
 -- lapses: the ttl, where it ends tasks that perhaps nobody will claim.
 CREATE FUNCTION underway_internal.enqueue_target(
-        caller oid, queue text, OUT queue_id int, OUT priority int, OUT lapses interval) LANGUAGE plpgsql AS $$
+        caller oid, queue text, OUT queue_id int, OUT priority int, OUT lapses interval)
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_enqueue_target';
+
+CREATE FUNCTION underway_internal.read_target(
+        caller oid, queue text, OUT queue_id int, OUT priority int, OUT lapses interval) STABLE LANGUAGE plpgsql AS $$
 DECLARE
     q underway_internal.queue := underway_internal.queue_for(caller, queue, 'enqueue');
 BEGIN
@@ -35,11 +39,11 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('run_at must be at most 1000 years from now, not %s', run_at),
             HINT = 'A task that is to wait for a person can be paused: underway.pause(id).';
     END IF;
-    PERFORM underway_internal.check_interval(delay, 'delay', '0', '1000 years');
-    PERFORM underway_internal.check_int(priority, 'priority', 0, 15);
-    PERFORM underway_internal.check_interval(ttl, 'ttl', '1 millisecond', '1000 years');
-    PERFORM underway_internal.check_interval(timeout, 'timeout', '1 millisecond', '24 days');
-    PERFORM underway_internal.check_interval(heartbeat, 'heartbeat', '1 millisecond', '24 days');
+    PERFORM underway_internal.check_interval(delay, 'delay', '0', '1000 years'),
+        underway_internal.check_int(priority, 'priority', 0, 15),
+        underway_internal.check_interval(ttl, 'ttl', '1 millisecond', '1000 years'),
+        underway_internal.check_interval(timeout, 'timeout', '1 millisecond', '24 days'),
+        underway_internal.check_interval(heartbeat, 'heartbeat', '1 millisecond', '24 days');
     IF headers IS NOT NULL AND jsonb_typeof(headers) <> 'object' THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('headers must be a JSON object, not %s', jsonb_typeof(headers)),
             HINT = 'For example headers => ''{"trace": "abc"}''.';

@@ -60,7 +60,7 @@ stamp take_stamp() {
     CacheRegisterSyscacheCallback(NAMESPACEOID, catalogs_changed, 0);
     watching = true;
   }
-  if (written || IsolationUsesXactSnapshot() || RecoveryInProgress()) {
+  if (written || RecoveryInProgress()) {
     return {};
   }
   AcceptInvalidationMessages();

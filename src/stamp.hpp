@@ -1,7 +1,7 @@
 // When what a process remembers of queues and of rights on them still holds.
 // Runs in: any backend. Error discipline: as each function says. Invariant: what was read after a
-// stamp was taken is what a statement would read now if the same stamp can be taken now: no change
-// of a queue, of a right on one, of a role or of the extension has become visible in between.
+// stamp was taken is what a new snapshot would show now if the same stamp can be taken now: no
+// change of a queue, of a right on one, of a role or of the extension has become visible since.
 //
 // Changes of queues and rights: a trigger of these tables notes them in the transaction that writes
 // (queues_written). Its commit counts itself among `queue_commits` before it becomes visible and
@@ -9,9 +9,7 @@
 // from its first change on, no stamp can be had. Changes of roles, and of the extension: the
 // server's own invalidation messages, as for its own caches.
 //
-// No stamp either in REPEATABLE READ and SERIALIZABLE, where the snapshot may be older than what is
-// known, and a read has to be seen by the server; nor in recovery, where the tables change without
-// triggers.
+// No stamp either in recovery, where the tables change without triggers.
 #pragma once
 
 #include "shared.hpp"

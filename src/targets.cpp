@@ -1,5 +1,6 @@
 #include "targets.hpp"
 
+#include "entry.hpp"
 #include "pg/statement.hpp"
 #include "stamp.hpp"
 
@@ -7,8 +8,8 @@ namespace underway {
 
 namespace {
 
-pg::statement enqueue_target(
-    "SELECT queue_id, priority, lapses FROM underway_internal.enqueue_target(CAST($1 AS oid), $2)",
+pg::statement read_target(
+    "SELECT queue_id, priority, lapses FROM underway_internal.read_target(CAST($1 AS oid), $2)",
     OIDOID, TEXTOID);
 
 constexpr int longest_name = 128;  // check_name() allows no longer one
@@ -56,14 +57,17 @@ target find_target(Oid caller, Datum queue, bool null) {
   const stamp before = pg::call([] { return take_stamp(); });
   const pg::value args[2] = {pg::of_oid(caller), pg::of_datum(queue, null)};
   target found = {};
-  enqueue_target.run(args, [&found](const pg::row& r) {
-    found.queue_id = r.int4(1);
-    found.priority = r.int4(2);
-    found.lapses = !r.null(3);
-    if (found.lapses) {
-      found.ttl = *DatumGetIntervalP(r.get(3).datum);
-    }
-  });
+  read_target.run(
+      args,
+      [&found](const pg::row& r) {
+        found.queue_id = r.int4(1);
+        found.priority = r.int4(2);
+        found.lapses = !r.null(3);
+        if (found.lapses) {
+          found.ttl = *DatumGetIntervalP(r.get(3).datum);
+        }
+      },
+      true);
   const name n = pg::call([queue] { return name_of(queue); });
   if (before.taken() && n.length <= longest_name) {
     entry* e = place_of(caller, n);
@@ -71,6 +75,24 @@ target find_target(Oid caller, Datum queue, bool null) {
     memcpy(e->name, n.bytes, static_cast<Size>(n.length));
   }
   return found;
+}
+
+UNDERWAY_ENTRY(underway_enqueue_target) {
+  const Oid caller = PG_GETARG_OID(0);
+  target found = {};
+  if (!pg::call([fcinfo, caller, &found] {
+        return !PG_ARGISNULL(1) && known_target(caller, PG_GETARG_DATUM(1), &found);
+      })) {
+    found = find_target(caller, fcinfo->args[1].value, PG_ARGISNULL(1));
+  }
+  return pg::call([fcinfo, &found] {
+    TupleDesc shape = nullptr;
+    (void)get_call_result_type(fcinfo, nullptr, &shape);
+    Datum values[3] = {Int32GetDatum(found.queue_id), Int32GetDatum(found.priority),
+                       IntervalPGetDatum(&found.ttl)};
+    bool nulls[3] = {false, false, !found.lapses};
+    return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(shape), values, nulls));
+  });
 }
 
 }  // namespace underway

@@ -1,6 +1,7 @@
-// Where a role may enqueue: what the SQL function enqueue_target() said of a queue, kept while it
-// holds. Runs in: any backend. Error discipline: throws pg::error, or as said. Invariant: a call
-// goes by what is committed when it begins, and by what its own transaction has done (stamp.hpp).
+// Where a role may enqueue: what the SQL function read_target() said of a queue, remembered while
+// it holds. Runs in: any backend. Error discipline: throws pg::error, or as said. Invariant: a call
+// goes by what is committed when it begins, whatever the isolation level, and by what its own
+// transaction has done (stamp.hpp): as the server goes by its own rights.
 #pragma once
 
 #include "shared.hpp"
