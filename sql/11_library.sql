@@ -11,9 +11,6 @@ CREATE FUNCTION underway_internal.note_locked(queue_id int, priority int, run_at
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_note_locked';
 CREATE FUNCTION underway_internal.note_expiry(expires_at timestamptz) RETURNS bool
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_note_expiry';
--- Is some queue of the database blocked, as far as our processes know?
-CREATE FUNCTION underway_internal.some_blocked() RETURNS bool
-    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_some_blocked';
 CREATE FUNCTION underway_internal.place_free(queue_id int) RETURNS bool
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_place_free';
 CREATE FUNCTION underway_internal.note_stale(stale_at timestamptz) RETURNS bool
@@ -26,6 +23,19 @@ CREATE FUNCTION underway_internal.queue_created(queue_id int) RETURNS bool
 CREATE FUNCTION underway_internal.queues_loaded() RETURNS trigger
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_queues_loaded';
 CREATE TRIGGER loaded AFTER INSERT ON underway_internal.queue FOR EACH STATEMENT EXECUTE FUNCTION underway_internal.queues_loaded();
+-- Processes remember queues and rights on them. Always: also where replication or a superuser writes.
+CREATE FUNCTION underway_internal.queues_written() RETURNS trigger
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_queues_written';
+CREATE TRIGGER written AFTER INSERT OR UPDATE OR DELETE ON underway_internal.queue
+    FOR EACH ROW EXECUTE FUNCTION underway_internal.queues_written();
+CREATE TRIGGER emptied AFTER TRUNCATE ON underway_internal.queue
+    FOR EACH STATEMENT EXECUTE FUNCTION underway_internal.queues_written();
+CREATE TRIGGER written AFTER INSERT OR UPDATE OR DELETE ON underway_internal.queue_grant
+    FOR EACH ROW EXECUTE FUNCTION underway_internal.queues_written();
+CREATE TRIGGER emptied AFTER TRUNCATE ON underway_internal.queue_grant
+    FOR EACH STATEMENT EXECUTE FUNCTION underway_internal.queues_written();
+ALTER TABLE underway_internal.queue ENABLE ALWAYS TRIGGER written, ENABLE ALWAYS TRIGGER emptied;
+ALTER TABLE underway_internal.queue_grant ENABLE ALWAYS TRIGGER written, ENABLE ALWAYS TRIGGER emptied;
 CREATE FUNCTION underway_internal.note_cancelled(id uuid) RETURNS bool
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_note_cancelled';
 CREATE FUNCTION underway_internal.note_look() RETURNS bool

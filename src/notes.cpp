@@ -26,11 +26,6 @@ UNDERWAY_ENTRY(underway_note_expiry) {
   PG_RETURN_BOOL(true);
 }
 
-UNDERWAY_ENTRY(underway_some_blocked) {
-  const database_entry* db = find_database(MyDatabaseId, false);
-  PG_RETURN_BOOL(db != nullptr && db->blocked);
-}
-
 UNDERWAY_ENTRY(underway_place_free) {
   pg::call([fcinfo] { note_place_free(PG_GETARG_INT32(0)); });
   PG_RETURN_BOOL(true);

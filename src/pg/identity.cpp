@@ -35,6 +35,14 @@ void raise_gone() {
 }
 }  // namespace
 
+void lock_first() {
+  const Oid schema = get_namespace_oid("underway_internal", true);
+  const Oid gate = OidIsValid(schema) ? get_relname_relid("queue", schema) : InvalidOid;
+  if (OidIsValid(gate)) {
+    LockRelationOid(gate, AccessShareLock);
+  }
+}
+
 Oid extension_oid() {
   return call([] {
     Oid owner = InvalidOid;
@@ -80,11 +88,7 @@ as_owner::as_owner(bool quiet) : outer_(innermost) {
   search_path_ = call([] {
     // First of all locks: see before_drop_extension (hooks.cpp), which takes it too before any
     // other, so that DROP EXTENSION and a statement of ours never wait for each other in a circle.
-    const Oid schema = get_namespace_oid("underway_internal", true);
-    const Oid gate = OidIsValid(schema) ? get_relname_relid("queue", schema) : InvalidOid;
-    if (OidIsValid(gate)) {
-      LockRelationOid(gate, AccessShareLock);
-    }
+    lock_first();
     // It may have been dropped while we waited for that lock; from here on it cannot be.
     if (!OidIsValid(get_namespace_oid("underway_internal", true))) {
       raise_gone();

@@ -94,6 +94,25 @@ sql($node, 'db1', "SELECT underway.enqueue('note', run_at => '2999-01-01')");
 sql($node, 'db1', "BEGIN; DROP EXTENSION underway CASCADE; CREATE EXTENSION underway; SELECT underway.create_queue('note', 'note'); COMMIT");
 is_lively($node, 'db1', 'dropped and created in one transaction it runs');
 
+# A session that remembers a queue, and the table that it inserts into.
+my $session = Session->new($node, dbname => 'db1');
+my $enqueue = "SELECT underway.enqueue('note', run_at => '2999-01-01') IS NOT NULL, underway.enqueue('note') IS NOT NULL";
+is($session->query($enqueue), 't|t', 'enqueues');
+sql($node, 'db1', "DROP EXTENSION underway CASCADE; CREATE EXTENSION underway; SELECT underway.create_queue('other'), underway.create_queue('later')");
+$session->query($enqueue);
+is($session->state, '42704', 'made again, the extension has no such queue for who had enqueued before');
+sql($node, 'db1', "SELECT underway.create_queue('note', 'note')");
+is($session->query($enqueue), 't|t', 'until it is created');
+$session->query("BEGIN; DROP EXTENSION underway CASCADE; CREATE EXTENSION underway; SELECT underway.create_queue('other'), underway.create_queue('note')");
+is($session->query($enqueue), 't|t', 'made again in its own transaction');
+is($session->query("SELECT string_agg(q.name, ',') FROM underway_internal.task t JOIN underway_internal.queue q ON q.id = t.queue_id"), 'note,note',
+    'into the new queue');
+$session->query('ROLLBACK');
+is($session->query($enqueue), 't|t', 'rolled back: into the old one');
+is($session->query("SELECT count(DISTINCT t.queue_id) FROM underway_internal.task t"), '1', 'and no other');
+$session->close;
+is_lively($node, 'db1', 'which runs');
+
 # All of them at once.
 is_lively($node, $_, "$_ goes on") for ('db1', 'db2', 'db3');
 is(sql($node, 'postgres', "SELECT string_agg(datname, ',' ORDER BY datname) FROM pg_stat_activity WHERE backend_type = 'underway coordinator'"),
