@@ -42,6 +42,7 @@ CREATE TABLE underway_internal.step (
     undo_name      text,
     undo_args      text[],
     undo_owner     text,
+    undo_digest    text,
     undo_queue     int,
     retry          jsonb,
     timeout        interval,            -- of an attempt; of wait: of the waiting
@@ -51,6 +52,7 @@ CREATE TABLE underway_internal.step (
     over_name      text,
     over_args      text[],
     over_owner     text,
+    over_digest    text,
     items          text,
     concurrency    int,
     tolerate       int,
@@ -89,7 +91,7 @@ CREATE TABLE underway_internal.run (
         autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0, toast.autovacuum_vacuum_scale_factor = 0.02);
 CREATE INDEX run_queue ON underway_internal.run (queue_id, started_at);
 CREATE INDEX run_parent ON underway_internal.run (parent) WHERE parent IS NOT NULL;
-CREATE INDEX run_deadline ON underway_internal.run (deadline) WHERE deadline IS NOT NULL;
+CREATE INDEX run_deadline ON underway_internal.run (deadline) WHERE deadline IS NOT NULL AND ending IS NULL AND state <> 'parked';
 CREATE INDEX run_unusual ON underway_internal.run (queue_id, state) WHERE state NOT IN ('running', 'waiting');
 
 CREATE TABLE underway_internal.run_archive (
@@ -112,7 +114,8 @@ CREATE TABLE underway_internal.run_archive (
     error       text,
     sqlstate    text,
     output      jsonb,
-    results     jsonb                   -- what its steps gave, of one that did not succeed: for retry and fork
+    results     jsonb,                  -- what its steps gave, of one that did not succeed: for retry and fork
+    deadline    timestamptz
 ) PARTITION BY LIST (slot);
 
 -- What the steps of an unfinished run gave: hot, so that it outlives the retention of the tasks. Deleted with the run's end.
@@ -159,13 +162,16 @@ CREATE SEQUENCE underway_internal.run_control_id AS bigint;
 CREATE TABLE underway_internal.run_control (
     run_id       uuid NOT NULL,
     id           bigint NOT NULL DEFAULT nextval('underway_internal.run_control_id'),
-    kind         text NOT NULL,         -- cancel, pause, resume, retry
+    kind         text NOT NULL,         -- cancel, pause, resume, retry; by ourselves: deadline; look: one that was seen may be settled now
+    seen         bool NOT NULL DEFAULT false, -- stands in the run's row; stays until everything under way follows it
     undo         bool,
     message      text,                  -- of a cancel: the error that the run ends with
     asked_by     text NOT NULL,
     requested_at timestamptz NOT NULL,
     PRIMARY KEY (run_id, id)
 );
+CREATE INDEX run_control_new ON underway_internal.run_control (id) WHERE NOT seen;
+CREATE INDEX run_control_seen ON underway_internal.run_control (id) WHERE seen;
 
 DO $$
 BEGIN

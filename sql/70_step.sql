@@ -250,8 +250,8 @@ CREATE FUNCTION underway.child(
         on_failure text DEFAULT NULL)
     RETURNS jsonb LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'underway_gateway';
 COMMENT ON FUNCTION underway.child IS
-'Makes a step for create_workflow that runs another workflow; its output is that run''s output. It may be the workflow itself.
-workflow: its name. input, after, run_if, on_failure: as in step.
+'Makes a step for create_workflow that runs another workflow; its output is that run''s output, and it fails when that run fails or is cancelled. The run is of the version that is then the current one, started by the owner of this workflow, who needs the right enqueue on the other, now and then; at most 100 runs stand one above the other. It is cancelled with its parent, whose end waits for its. What it did is undone by its own steps, not when its parent fails later on.
+workflow: its name, which may be that of this workflow. input, after, run_if, on_failure: as in step.
 Returns jsonb. Errors: 22023 bad value.';
 
 CREATE FUNCTION underway_internal.finally(

@@ -39,7 +39,9 @@ BEGIN
             VALUES (r.id, s.name, 'skipped', underway_internal.input_of(r, s, previous), underway_internal.clock());
         RETURN NULL;
     END IF;
-    IF s.kind = 'sleep' THEN
+    IF s.kind = 'child' THEN
+        RETURN underway_internal.begin_child(r, s, underway_internal.input_of(r, s, previous), due);
+    ELSIF s.kind = 'sleep' THEN
         phase := 'sleep';
     ELSIF s.kind = 'wait' THEN
         phase := 'wait';
@@ -52,7 +54,7 @@ BEGIN
             PERFORM underway_internal.nudge(r.id);      -- there may be one that this snapshot does not see
         END IF;
     END IF;
-    RETURN underway_internal.put_step(r, s, phase, -1, underway_internal.input_of(r, s, previous), due, who);
+    RETURN underway_internal.put_function_step(r, s, phase, -1, underway_internal.input_of(r, s, previous), due, who);
 END $$;
 
 -- Begins whatever can begin: steps without result that are not under way, and whose predecessors have results. from_step: only those

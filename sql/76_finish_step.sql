@@ -44,7 +44,7 @@ BEGIN
     ELSIF s.kind = 'map' AND t.phase IS NULL THEN
         SELECT x.* INTO r FROM underway_internal.run x WHERE x.id = t.run_id FOR NO KEY UPDATE;
         goes_on := r.ending IS NULL AND underway_internal.open_map(r, s, t, output);
-        output := '[]';
+        output := (underway_internal.collect(t, s)).output;
     ELSIF s.kind = 'map' THEN
         c := underway_internal.collect(t, s);
         output := c.output;
@@ -69,6 +69,7 @@ DECLARE
     r underway_internal.run;
     passed_on jsonb := coalesce(output, t.input);
     state text := 'succeeded';
+    undone bigint;
 BEGIN
     SELECT x AS step, v.linear, q.keep = 'all' AS kept INTO d
         FROM underway_internal.run y
@@ -85,13 +86,16 @@ BEGIN
         output := e.output;
         passed_on := e.passed_on;
         state := e.state;
+        IF s.kind = 'child' THEN
+            t.headers := t.headers #- '{child,output}';
+        END IF;
     END IF;
     IF d.kept THEN
         PERFORM underway_internal.archive_step(t, output, notices);
     END IF;
     PERFORM underway_internal.finished(t.id);
     IF t.phase = 'undo' THEN
-        PERFORM underway_internal.undone(t);
+        undone := underway_internal.undone(t);
     ELSIF t.item >= 0 THEN
         e := underway_internal.finish_child(t, s, output, who);
         look := e.look;
@@ -107,6 +111,8 @@ BEGIN
     SELECT x.* INTO r FROM underway_internal.run x WHERE x.id = t.run_id FOR NO KEY UPDATE;
     IF r.state IN ('paused', 'parked') THEN
         RETURN;     -- whoever lets it go on looks
+    ELSIF undone IS NOT NULL THEN
+        next := underway_internal.undo_more(r, undone, who);
     ELSIF r.ending IS NOT NULL THEN
         next := underway_internal.close_run(r, who);
     ELSIF decision = 'go_to' THEN
@@ -219,16 +225,17 @@ BEGIN
     DELETE FROM underway_internal.run x WHERE x.id = r.id;
     IF keep = 'all' OR keep = 'failed' AND r.ending = 'failed' THEN
         INSERT INTO underway_internal.run_archive (slot, id, queue_id, version, state, input, headers, priority, key, group_key, parent,
-                parent_step, started_by, started_at, finished_at, reason, error, sqlstate, output, results)
+                parent_step, started_by, started_at, finished_at, reason, error, sqlstate, output, results, deadline)
             VALUES (CASE WHEN r.ending = 'succeeded' THEN underway_internal.ring_current('succeeded', 0)
                          ELSE underway_internal.ring_current('ended', 8) END,
                 r.id, r.queue_id, r.version, r.ending, r.input, r.headers, r.priority, r.key, r.group_key, r.parent, r.parent_step,
-                r.started_by, r.started_at, underway_internal.clock(), r.reason, r.error, r.sqlstate, r.output, results);
+                r.started_by, r.started_at, underway_internal.clock(), r.reason, r.error, r.sqlstate, r.output, results, r.deadline);
     ELSIF r.key IS NOT NULL THEN
         DELETE FROM underway_internal.task_key k WHERE k.queue_id = r.queue_id AND k.key = r.key AND k.task_id = r.id;
     END IF;
     DELETE FROM underway_internal.signal x WHERE x.run_id = r.id;
     DELETE FROM underway_internal.run_control x WHERE x.run_id = r.id;
+    PERFORM underway_internal.child_ended(r);
     PERFORM underway_internal.finished(r.id);
     RETURN true;
 END $$;

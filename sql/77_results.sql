@@ -37,3 +37,73 @@ BEGIN
     RETURN CASE WHEN v IS NULL THEN false WHEN pg_column_size(v) > 1000000 THEN true
         ELSE pg_column_size(jsonb_build_array(v)) > 1000000 END;
 END $$;
+
+-- Failures of steps that are to be tried once more. What they may have left behind is still to be undone: it stays, under a number of its own.
+CREATE FUNCTION underway_internal.forget_failures(run_id uuid) RETURNS bool LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
+BEGIN
+    WITH lowest AS (
+        SELECT x.step, least(min(x.item), -1) AS item FROM underway_internal.step_result x WHERE x.run_id = run_id GROUP BY x.step),
+    moved AS (
+        SELECT x.step, x.item, l.item - row_number() OVER (PARTITION BY x.step ORDER BY x.seq) AS new_item
+        FROM underway_internal.step_result x JOIN lowest l ON l.step = x.step
+        WHERE x.run_id = run_id AND x.item >= -1 AND x.state IN ('failed', 'cancelled') AND x.undo IS NOT NULL)
+    UPDATE underway_internal.step_result x SET item = m.new_item FROM moved m
+        WHERE x.run_id = run_id AND x.step = m.step AND x.item = m.item;
+    DELETE FROM underway_internal.step_result x WHERE x.run_id = run_id AND x.item >= -1 AND x.state IN ('failed', 'cancelled');
+    RETURN true;
+END $$;
+
+-- Of a map that begins once more: what its items gave stays where the items are the same.
+CREATE FUNCTION underway_internal.keep_items(run_id uuid, step text, items jsonb[]) RETURNS bool LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
+DECLARE
+    lowest int := (SELECT least(min(x.item), -1) FROM underway_internal.step_result x WHERE x.run_id = run_id AND x.step = step);
+BEGIN
+    WITH other AS (
+        SELECT x.item, lowest - row_number() OVER (ORDER BY x.seq) AS new_item FROM underway_internal.step_result x
+        WHERE x.run_id = run_id AND x.step = step AND x.item >= 0 AND x.undo IS NOT NULL
+          AND (x.state <> 'succeeded' OR x.item >= cardinality(items) OR x.input <> items[x.item + 1]))
+    UPDATE underway_internal.step_result x SET item = o.new_item FROM other o
+        WHERE x.run_id = run_id AND x.step = step AND x.item = o.item;
+    DELETE FROM underway_internal.step_result x
+        WHERE x.run_id = run_id AND x.step = step AND x.item >= 0
+          AND (x.state <> 'succeeded' OR x.item >= cardinality(items) OR x.input <> items[x.item + 1]);
+    RETURN true;
+END $$;
+
+-- What take_results() left out, from the archive of tasks; null when it is kept no longer.
+CREATE FUNCTION underway_internal.archived_result(task_id uuid, passed_on bool) RETURNS jsonb LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN (SELECT CASE WHEN passed_on THEN coalesce(a.output, a.input) ELSE a.output END FROM underway_internal.archive a
+        WHERE a.id = task_id ORDER BY a.finished_at DESC LIMIT 1);
+END $$;
+
+-- Puts results kept with a run that has ended back into the hot table, as those of `run_id`. copied: there is nothing to undo of them. Raises when
+-- one of them is kept no longer.
+CREATE FUNCTION underway_internal.restore_results(run_id uuid, results jsonb, copied bool) RETURNS bool LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
+DECLARE
+    missing text;
+BEGIN
+    INSERT INTO underway_internal.step_result AS x (run_id, step, item, state, input, output, error, sqlstate, task_id, ended_at, undo)
+        SELECT run_id, e ->> 'step', (e ->> 'item')::int, e ->> 'state', e -> 'input',
+            CASE WHEN e -> 'left' IS NULL THEN e -> 'output'
+                 ELSE underway_internal.archived_result((e ->> 'task')::uuid, (e ->> 'item')::int < 0) END,
+            e ->> 'error', e ->> 'sqlstate', (e ->> 'task')::uuid, (e ->> 'at')::timestamptz,
+            CASE WHEN NOT copied THEN e ->> 'undo' END
+        FROM jsonb_array_elements(results) WITH ORDINALITY a(e, n)
+        -- One without a task was skipped, which costs nothing to find out once more.
+        WHERE e -> 'left' IS NULL OR e ->> 'task' IS NOT NULL
+        ORDER BY a.n
+        ON CONFLICT DO NOTHING;
+    SELECT e ->> 'step' INTO missing FROM jsonb_array_elements(results) e
+        WHERE e -> 'left' IS NOT NULL AND e ->> 'state' = 'succeeded' AND (e ->> 'item')::int = -1
+          AND NOT EXISTS (SELECT FROM underway_internal.archive a WHERE a.id = (e ->> 'task')::uuid) LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = format('the output of step "%s" is kept no longer', missing),
+            DETAIL = 'Outputs of more than 1 MB are kept with the tasks only.',
+            HINT = 'Start a new run.';
+    END IF;
+    RETURN true;
+END $$;

@@ -18,7 +18,10 @@ BEGIN
             ORDER BY x.item DESC LOOP
         CONTINUE WHEN t.phase = 'map' AND EXISTS (SELECT FROM underway_internal.task x
             WHERE x.run_id = r.id AND x.step = t.step AND x.item >= 0);
-        IF t.state <> 'in_progress' THEN
+        IF t.phase = 'child' THEN
+            PERFORM underway_internal.stop_child(r, t, message);
+            CONTINUE;
+        ELSIF t.state <> 'in_progress' THEN
             t := underway_internal.lock_row(t, false);
         END IF;
         IF t.id IS NULL THEN
@@ -28,8 +31,10 @@ BEGIN
             PERFORM underway_internal.note_cancelled(t.id);
         ELSE
             DELETE FROM underway_internal.task x WHERE x.id = t.id;
-            PERFORM underway_internal.archive_task(t, 'cancelled', NULL, 'run ended', NULL, message, NULL, NULL, NULL, NULL);
-            PERFORM underway_internal.keep_for_undo(t, message);
+            IF NOT underway_internal.keep_child(t) THEN
+                PERFORM underway_internal.archive_task(t, 'cancelled', NULL, 'run ended', NULL, message, NULL, NULL, NULL, NULL);
+                PERFORM underway_internal.keep_for_undo(t, message);
+            END IF;
             stopped := true;
         END IF;
     END LOOP;
@@ -62,7 +67,8 @@ BEGIN
         r.cause := NULL;
     END IF;
     IF EXISTS (SELECT FROM underway_internal.task x WHERE x.run_id = r.id AND x.step IS NOT NULL) THEN
-        IF underway_internal.store_closing(r, CASE r.state WHEN 'undoing' THEN r.state ELSE 'running' END) THEN
+        IF underway_internal.store_closing(r, CASE WHEN EXISTS (SELECT FROM underway_internal.task x
+                WHERE x.run_id = r.id AND x.phase = 'undo') THEN 'undoing' ELSE 'running' END) THEN
             -- Known to all before anything is stopped: a map's child that ends just now then sees it after its commit, or is found ended.
             PERFORM underway_internal.nudge(r.id);
             RETURN NULL;
@@ -74,7 +80,7 @@ BEGIN
         END IF;
     END IF;
     IF r.undo AND r.ending <> 'succeeded' THEN
-        t := underway_internal.undo_next(r, who);
+        t := underway_internal.undo_next(r, NULL, who);
         IF t.state IS NOT NULL THEN
             RETURN underway_internal.chained(t);
         END IF;

@@ -15,7 +15,7 @@ BEGIN
         RETURN NULL;
     END IF;
     PERFORM underway_internal.store_closing(r, 'running');
-    RETURN underway_internal.put_step(r, s, 'finally', -1,
+    RETURN underway_internal.put_function_step(r, s, 'finally', -1,
         jsonb_build_object('state', r.ending, 'error', r.error, 'sqlstate', r.sqlstate, 'input', r.input, 'output', r.output),
         underway_internal.clock(), who);
 END $$;

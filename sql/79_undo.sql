@@ -37,17 +37,18 @@ BEGIN
     RETURN underway_internal.record_result(t, 'cancelled', t.input, NULL, message, NULL, 'due');
 END $$;
 
--- Begins the undo of the last one of what is left. Its id and state are null when nothing is; id null and state parked: that one could not be
+-- Begins the undo of the last one of what is left, of those with a smaller seq than `below` (null: of all). Its id and state are null when nothing is; id null and state parked: that one could not be
 -- undone, and the run is parked.
-CREATE FUNCTION underway_internal.undo_next(r underway_internal.run, who underway_internal.claimer) RETURNS underway_internal.task
-    LANGUAGE plpgsql AS $$
+CREATE FUNCTION underway_internal.undo_next(r underway_internal.run, below bigint, who underway_internal.claimer)
+    RETURNS underway_internal.task LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
     s underway_internal.step;
     x underway_internal.step_result;
     t underway_internal.task;
 BEGIN
-    SELECT y.* INTO x FROM underway_internal.step_result y WHERE y.run_id = r.id AND y.undo IS NOT NULL ORDER BY y.seq DESC LIMIT 1;
+    SELECT y.* INTO x FROM underway_internal.step_result y WHERE y.run_id = r.id AND y.undo IS NOT NULL
+        AND y.seq < coalesce(below, 9223372036854775807) ORDER BY y.seq DESC LIMIT 1;
     IF NOT FOUND THEN
         RETURN NULL;
     ELSIF x.undo = 'stuck' THEN
@@ -60,13 +61,33 @@ BEGIN
     END IF;
     SELECT y.* INTO s FROM underway_internal.step y WHERE y.queue_id = r.queue_id AND y.version = r.version AND y.name = x.step;
     PERFORM underway_internal.store_closing(r, 'undoing');
-    RETURN underway_internal.put_step(r, s, 'undo', x.item, coalesce(x.output, x.input), underway_internal.clock(), who);
+    RETURN underway_internal.put_function_step(r, s, 'undo', x.item, coalesce(x.output, x.input), underway_internal.clock(), who);
 END $$;
 
-CREATE FUNCTION underway_internal.undone(t underway_internal.task) RETURNS bool LANGUAGE plpgsql AS $$
+-- The seq of what was undone.
+CREATE FUNCTION underway_internal.undone(t underway_internal.task) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    at bigint;
 BEGIN
-    UPDATE underway_internal.step_result x SET state = 'undone', undo = NULL WHERE x.run_id = t.run_id AND x.step = t.step AND x.item = t.item;
-    RETURN FOUND;
+    UPDATE underway_internal.step_result x SET state = 'undone', undo = NULL
+        WHERE x.run_id = t.run_id AND x.step = t.step AND x.item = t.item RETURNING x.seq INTO at;
+    RETURN at;
+END $$;
+
+-- close_run() after an undo. A run that undoes has no other task, so the next undo is found from the place of the last one: a look at the whole run
+-- would meet what is left of all that is done, for as long as an old snapshot keeps it.
+CREATE FUNCTION underway_internal.undo_more(r underway_internal.run, below bigint, who underway_internal.claimer)
+    RETURNS underway_internal.task LANGUAGE plpgsql AS $$
+DECLARE
+    t underway_internal.task;
+BEGIN
+    IF r.undo THEN
+        t := underway_internal.undo_next(r, below, who);
+        IF t.state IS NOT NULL THEN
+            RETURN underway_internal.chained(t);
+        END IF;
+    END IF;
+    RETURN underway_internal.close_run(r, who);
 END $$;
 
 -- For good: the run will be parked by who looks next.

@@ -62,9 +62,11 @@ GRANT EXECUTE ON FUNCTION
     underway.step, underway.map, underway.wait, underway.sleep, underway.child, underway.finally,
     underway.create_workflow, underway.drop_workflow, underway.explain_workflow,
     -- runs of workflows
-    underway.start, underway.history, underway.signal, underway.find_run,
+    underway.start, underway.history, underway.signal, underway.fork, underway.find_run,
     -- operation
-    underway.adopt, underway.check_health, underway.version
+    underway.adopt, underway.check_health, underway.version,
+    -- tests
+    underway.run_inline
 TO PUBLIC;
 
 GRANT EXECUTE ON PROCEDURE underway.wait_for, underway.wait_for_work TO PUBLIC;

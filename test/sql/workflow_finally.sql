@@ -26,20 +26,7 @@ BEGIN
     END IF;
     RETURN '"clean"';
 END $$;
-CREATE FUNCTION cancels(run uuid, undo bool DEFAULT true) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    r underway_internal.run;
-BEGIN
-    SELECT x.* INTO r FROM underway_internal.run x WHERE x.id = run FOR NO KEY UPDATE;
-    r.undo := undo;
-    IF r.ending IS NULL THEN
-        r.ending := 'cancelled';
-        r.reason := 'cancelled';
-        r.error := 'cancelled by me';
-    END IF;
-    PERFORM underway_internal.close_run(r, NULL);
-    RETURN 'asked';
-END $$;
+CREATE FUNCTION cancels(run uuid, undo bool DEFAULT true) RETURNS text LANGUAGE sql AS $$ SELECT 'asked' FROM underway.cancel(run, undo => undo) $$;
 
 SELECT underway.create_workflow('f', ARRAY[underway.step('a', 'does', undo => 'undoes'), underway.step('b', 'does', input => '"$run"', retry => once()),
     underway.finally('z', 'cleans', retry => once())]);

@@ -22,21 +22,7 @@ END $$;
 CREATE FUNCTION effects(OUT what text, OUT got jsonb) RETURNS SETOF record LANGUAGE sql AS $$
     WITH gone AS (DELETE FROM effect RETURNING *) SELECT what, got FROM gone ORDER BY n
 $$;
--- What the coordinator does for somebody who cancels.
-CREATE FUNCTION cancels(run uuid, undo bool DEFAULT true) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    r underway_internal.run;
-BEGIN
-    SELECT x.* INTO r FROM underway_internal.run x WHERE x.id = run FOR NO KEY UPDATE;
-    r.undo := undo;
-    IF r.ending IS NULL THEN
-        r.ending := 'cancelled';
-        r.reason := 'cancelled';
-        r.error := 'cancelled by me';
-    END IF;
-    PERFORM underway_internal.close_run(r, NULL);
-    RETURN 'asked';
-END $$;
+CREATE FUNCTION cancels(run uuid, undo bool DEFAULT true) RETURNS text LANGUAGE sql AS $$ SELECT 'asked' FROM underway.cancel(run, undo => undo) $$;
 CREATE FUNCTION state(run uuid) RETURNS text LANGUAGE sql AS $$ SELECT s.state FROM underway.status(run) s $$;
 
 -- In reverse order; each gets its step's output; of one that gave none, its input. Steps without undo are left out.
@@ -104,11 +90,9 @@ SELECT step, kind, attempt, outcome, error FROM underway.history(:'run');
 SELECT underway_internal.nudge(:'run');
 SELECT test.until(format('NOT EXISTS (SELECT FROM underway_internal.task WHERE run_id = %L)', :'run'));
 SELECT state(:'run');
-CREATE FUNCTION retries(run uuid) RETURNS bool LANGUAGE sql AS $$
-    SELECT underway_internal.retry_undo(x) FROM (SELECT r.* FROM underway_internal.run r WHERE r.id = run FOR NO KEY UPDATE) x
-$$;
+CREATE FUNCTION retries(run uuid) RETURNS text LANGUAGE sql AS $$ SELECT 'asked' FROM underway.retry(run) $$;
 SELECT retries(:'run');
-SELECT test.until(format('(SELECT state(%L) = ''parked'')', :'run'));
+SELECT test.until(format('(SELECT count(*) = 2 AND state(%L) = ''parked'' FROM underway.history(%L) WHERE kind = ''undo'' AND outcome = ''failed'')', :'run', :'run'));
 UPDATE door SET open = true;
 SELECT retries(:'run');
 SELECT state, reason, sqlstate, error FROM test.ends(:'run');
@@ -291,6 +275,36 @@ SELECT state, reason, error FROM test.ends(:'run');
 SELECT pg_advisory_unlock(4711);
 SELECT * FROM effects();
 SELECT step, kind, outcome FROM underway.history(:'run');
+-- Retried once it has ended: what was undone begins again, what was not is undone if it fails again. What a fork took over is not its own.
+TRUNCATE effect;
+CREATE FUNCTION does_behind_door(input jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT (SELECT open FROM door) THEN
+        RAISE EXCEPTION 'the door is shut';
+    END IF;
+    RETURN input;
+END $$;
+SELECT underway.create_workflow('retried', ARRAY[underway.step('a', 'does', undo => 'undoes'), underway.step('b', 'does_behind_door', retry => once()), underway.step('c', 'breaks', retry => once())]);
+UPDATE door SET open = false;
+SELECT underway.start('retried', '1') AS run \gset
+SELECT state, error FROM test.ends(:'run');
+UPDATE door SET open = true;
+SELECT underway.retry(:'run');
+SELECT state, error FROM test.ends(:'run');
+SELECT * FROM effects();
+SELECT underway.create_workflow('cancelled', ARRAY[underway.step('a', 'does', undo => 'undoes'), underway.wait('w'), underway.step('c', 'breaks', retry => once())]);
+SELECT underway.start('cancelled', '2') AS run \gset
+SELECT test.until(format('(SELECT state(%L) = ''waiting'')', :'run'));
+SELECT cancels(:'run', false);
+SELECT state, error FROM test.ends(:'run');
+SELECT underway.fork(:'run', 'w') AS fork \gset
+SELECT underway.signal(:'fork', 'w');
+SELECT state, error FROM test.ends(:'fork');
+SELECT * FROM effects();
+SELECT underway.retry(:'run');
+SELECT underway.signal(:'run', 'w');
+SELECT state, error FROM test.ends(:'run');
+SELECT * FROM effects();
 SELECT count(underway.drop_workflow(name, true)) > 0 AS dropped FROM underway.workflows;
 SELECT count(underway.drop_queue(name, true)) >= 0 AS dropped FROM underway.queues;
 SELECT (SELECT count(*) FROM underway_internal.task) AS tasks, (SELECT count(*) FROM underway_internal.step_result) AS results;
