@@ -20,7 +20,7 @@ END $$;
 CREATE FUNCTION underway_internal.count_leases(queue_id int) RETURNS bigint STABLE LANGUAGE plpgsql AS $$
 BEGIN
     RETURN (SELECT count(*) FROM underway_internal.task t
-        WHERE t.queue_id = count_leases.queue_id AND t.lease IS NOT NULL AND t.state = 'in_progress');
+        WHERE t.queue_id = count_leases.queue_id AND num_nonnulls(t.lease) = 1 AND t.state = 'in_progress');
 END $$;
 
 -- What a dequeue needs to know of the queue; places: how many more tasks may be in progress (null: any number).

@@ -64,10 +64,12 @@ BEGIN
     -- same leases cannot deadlock; nothing is locked before, since only what is still in progress as that attempt ends.
     FOR held IN SELECT l.queue_id, array_agg(l.id) AS ids, array_agg(l.attempt) AS attempts, array_agg(l.output) AS outputs,
                 array_agg(l.lease) AS leases, (array_agg(l.lease) FILTER (WHERE l.ours))[1] AS ours, bool_or(l.step) AS steps
-            FROM (SELECT t.queue_id, t.id, t.attempt, o.output, o.lease, underway_internal.is_ours(t.xmin) AS ours,
-                        t.run_id IS NOT NULL AS step
-                    FROM unnest(leases, outputs) o(lease, output) JOIN underway_internal.task t ON t.lease = o.lease
-                    WHERE t.state = 'in_progress' ORDER BY t.queue_id, t.id) l
+            FROM (SELECT t.*, o.output, o.lease FROM unnest(leases, outputs) o(lease, output), LATERAL (
+                        -- By its lease, each: OFFSET keeps the planner from reading all leases once for all, which seems as cheap to it
+                        -- while few are given.
+                        SELECT x.queue_id, x.id, x.attempt, underway_internal.is_ours(x.xmin) AS ours, x.run_id IS NOT NULL AS step
+                        FROM underway_internal.task x WHERE x.lease = o.lease AND x.state = 'in_progress' OFFSET 0) t
+                    ORDER BY t.queue_id, t.id) l
             GROUP BY l.queue_id ORDER BY l.queue_id LOOP
         PERFORM underway_internal.leased(caller, coalesce(held.ours, held.leases[1]), false), underway_internal.place_free(held.queue_id);
         ended := underway_internal.complete_leased(held.queue_id, held.ids, held.attempts, held.outputs, held.steps);

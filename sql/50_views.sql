@@ -33,7 +33,7 @@ BEGIN
                 ORDER BY t.run_at LIMIT 10000) d) s;
     -- In two: each has an index of its own.
     in_progress := (SELECT count(*) FROM underway_internal.task t
-            WHERE t.queue_id = queue AND t.lease IS NOT NULL AND t.state = 'in_progress')
+            WHERE t.queue_id = queue AND num_nonnulls(t.lease) = 1 AND t.state = 'in_progress')
         + (SELECT count(*) FROM underway_internal.task t
             WHERE t.queue_id = queue AND t.slot IS NOT NULL AND t.lease IS NULL AND t.state = 'in_progress');
     SELECT count(*) INTO waiting FROM underway_internal.task t WHERE t.queue_id = queue AND t.state = 'waiting';

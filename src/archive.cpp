@@ -140,7 +140,6 @@ int archive_succeeded(bool kept, success* tasks, int n) {
       INT4OID, TEXTOID, UUIDOID);
   int moved = 0;
   pg::call([&] {
-    PreventCommandIfReadOnly("DELETE");
     const TimestampTz now = clock_now();
     const Datum succeeded = CStringGetTextDatum("succeeded");
     PushActiveSnapshot(GetTransactionSnapshot());

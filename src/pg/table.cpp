@@ -156,12 +156,14 @@ void table::set(AttrNumber column, Datum value, bool null) {
 }
 
 changed table::remove() {
+  PreventCommandIfReadOnly("DELETE");
   TM_FailureData failure;
   return outcome(table_tuple_delete(relation_, &found_->tts_tid, GetCurrentCommandId(true),
                                     GetActiveSnapshot(), InvalidSnapshot, true, &failure, false));
 }
 
 changed table::change() {
+  PreventCommandIfReadOnly("UPDATE");
   TM_FailureData failure;
   LockTupleMode mode;
   index_changes needed;
@@ -182,6 +184,7 @@ changed table::change() {
 }
 
 void table::insert() {
+  PreventCommandIfReadOnly("INSERT");
   ExecStoreVirtualTuple(written_);
   table_tuple_insert(relation_, written_, GetCurrentCommandId(true), 0, nullptr);
   fill_indexes(false);

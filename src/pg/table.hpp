@@ -2,8 +2,8 @@
 // two changes of state that happen to every task, where preparing to execute a statement of forty
 // columns takes longer than executing it. Runs in: any backend, as the extension's owner, inside
 // pg::call. Error discipline: server code, may raise; trivially destructible. Invariant: what a
-// statement would respect is respected: visibility, concurrent changes by isolation level, all
-// indexes.
+// statement would respect is respected: visibility, concurrent changes by isolation level, read-only
+// transactions, all indexes.
 #pragma once
 
 #include "server.hpp"
