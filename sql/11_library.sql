@@ -67,6 +67,9 @@ CREATE FUNCTION underway_internal.lock_places(queue_id int) RETURNS bool
 -- Has run_inline been called in this transaction?
 CREATE FUNCTION underway_internal.has_run_inline() RETURNS bool
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_has_run_inline';
+-- Whoever keeps in mind which table of a ring is open looks again.
+CREATE FUNCTION underway_internal.ring_moved() RETURNS bool
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_ring_moved';
 -- Was a row with this xmin written by the current transaction?
 CREATE FUNCTION underway_internal.is_ours(xmin xid) RETURNS bool
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_is_ours';

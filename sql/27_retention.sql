@@ -40,7 +40,7 @@ BEGIN
     END IF;
     UPDATE underway_internal.ring_slot r SET closed_at = now WHERE r.ring = ring AND r.slot = present.slot;
     INSERT INTO underway_internal.ring_slot VALUES (ring, first + (present.slot - first + 1) % 8, now, NULL);
-    RETURN true;
+    RETURN underway_internal.ring_moved();
 END $$;
 
 CREATE FUNCTION underway_internal.next_rotation(keep_succeeded interval, keep_ended interval) RETURNS timestamptz LANGUAGE plpgsql AS $$

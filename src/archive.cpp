@@ -24,8 +24,11 @@ enum : AttrNumber {
 struct {
   pg::layout of_task;
   pg::layout of_archive;
+  pg::layout of_rings;
   AttrNumber id, attempt, state, queue_id, key;
   AttrNumber sources[MaxTupleAttributeNumber];
+  int open_slot;
+  Oid open_archive;
 } map;
 
 AttrNumber source_of(const char* name, TupleDesc task) {
@@ -62,9 +65,9 @@ void find_sources(TupleDesc archive, TupleDesc task) {
 }
 
 // The number of the table that rows go to now; the coordinator may not have opened any yet.
-int open_slot() {
+int read_open_slot(Oid ring_slot) {
   pg::table rings;
-  rings.open(pg::relation_named("ring_slot"), AccessShareLock);
+  rings.open(ring_slot, AccessShareLock);
   ScanKeyData key;
   ScanKeyEntryInitialize(&key, 0, 1, BTEqualStrategyNumber, TEXTOID, DEFAULT_COLLATION_OID,
                          F_TEXTEQ, CStringGetTextDatum("succeeded"));
@@ -75,11 +78,17 @@ int open_slot() {
   return slot;
 }
 
-void open_archive(pg::table* archive, int slot, TupleDesc task, bool task_known) {
-  const Oid relation = pg::relation_named(psprintf("archive_%d", slot));
-  archive->open(relation);
-  if (!map.of_archive.is_known(relation) || !task_known) {
+void open_archive(pg::table* archive, TupleDesc task, bool task_known) {
+  const Oid rings = pg::relation_named("ring_slot");
+  if (!map.of_rings.is_known(rings)) {
+    map.open_slot = read_open_slot(rings);
+    map.open_archive = pg::relation_named(psprintf("archive_%d", map.open_slot));
+    map.of_rings.learn(rings);
+  }
+  archive->open(map.open_archive);
+  if (!map.of_archive.is_known(map.open_archive) || !task_known) {
     find_sources(archive->columns(), task);
+    map.of_archive.learn(map.open_archive);
   }
 }
 
@@ -98,7 +107,7 @@ bool take_out(pg::table* task, Oid index, const success& s) {
          is_in_progress(task->value(map.state)) && task->remove() == pg::changed::yes;
 }
 
-void put(pg::table* archive, int slot, const pg::table& task, const success& s, Datum succeeded,
+void put(pg::table* archive, const pg::table& task, const success& s, Datum succeeded,
          TimestampTz now) {
   archive->begin_row();
   for (int n = 0; n < archive->columns()->natts; n++) {
@@ -108,7 +117,7 @@ void put(pg::table* archive, int slot, const pg::table& task, const success& s, 
       case from_nowhere:
         break;
       case the_slot:
-        archive->set(to, Int16GetDatum(slot));
+        archive->set(to, Int16GetDatum(map.open_slot));
         break;
       case the_state:
         archive->set(to, succeeded);
@@ -143,7 +152,6 @@ int archive_succeeded(bool kept, success* tasks, int n) {
     const TimestampTz now = clock_now();
     const Datum succeeded = CStringGetTextDatum("succeeded");
     PushActiveSnapshot(GetTransactionSnapshot());
-    const int slot = kept ? open_slot() : -1;
     const Oid relation = pg::relation_named("task");
     const Oid index = pg::relation_named("task_pkey");
     pg::table task;
@@ -154,8 +162,9 @@ int archive_succeeded(bool kept, success* tasks, int n) {
       find_columns(task.columns());
     }
     if (kept) {
-      open_archive(&archive, slot, task.columns(), known);
+      open_archive(&archive, task.columns(), known);
     }
+    map.of_task.learn(relation);
     for (int i = 0; i < n; i++) {
       if (!take_out(&task, index, tasks[i])) {
         continue;
@@ -164,7 +173,7 @@ int archive_succeeded(bool kept, success* tasks, int n) {
       moved++;
       note_finished(tasks[i].id, 1);
       if (kept) {
-        put(&archive, slot, task, tasks[i], succeeded, now);
+        put(&archive, task, tasks[i], succeeded, now);
       } else if (!task.null(map.key)) {
         const pg::value key[3] = {pg::of_datum(task.value(map.queue_id), false),
                                   pg::of_datum(task.value(map.key), false), pg::of(tasks[i].id)};
@@ -179,6 +188,12 @@ int archive_succeeded(bool kept, success* tasks, int n) {
     CommandCounterIncrement();
   });
   return moved;
+}
+
+// The open table of a ring is another from the commit of this transaction on.
+UNDERWAY_ENTRY(underway_ring_moved) {
+  pg::call([] { CacheInvalidateRelcacheByRelid(pg::relation_named("ring_slot")); });
+  PG_RETURN_BOOL(true);
 }
 
 // underway_internal.complete_tasks(kept, ids, attempts, outputs)

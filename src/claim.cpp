@@ -176,6 +176,7 @@ claimed_rows claim_rows(const claim_source& from, int priority, const row_key& s
     t.open(relation);
     if (!of_task.is_known(relation)) {
       find_columns(t.columns());
+      of_task.learn(relation);
     }
     PushActiveSnapshot(GetTransactionSnapshot());
     begin_at(&key, from.queue_id, priority, &start, who.now);
@@ -188,7 +189,7 @@ claimed_rows claim_rows(const claim_source& from, int priority, const row_key& s
         continue;
       }
       // A suspect is claimed alone, so that the next crash is its own (promise 8).
-      if (crashes > 0 && taken.rows > 0) {
+      if (crashes > 0 && (taken.rows > 0 || from.with_others)) {
         taken.stopped = true;
         break;
       }

@@ -17,6 +17,7 @@ struct claim_source {
   int max_attempts;
   const char* worker;  // a name for people
   int slot;            // -1: an external worker; its tasks get leases
+  bool with_others;    // the claimer has tasks already, so that a suspect must wait
 };
 
 struct claimed_rows {

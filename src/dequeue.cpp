@@ -64,6 +64,28 @@ const char* worker_name() noexcept {
   return name;
 }
 
+namespace {
+
+claim_result claim_here(queue_info* q, int priority, int max_tasks, MemoryContext memory,
+                        claimed_task* tasks, bool with_others) {
+  pg::as_owner owner(true);
+  const claim_result claimed = claim_tasks(
+      {q->entry, q->id, q->ttl, q->max_attempts, worker_name(), number_of(my_slot), with_others},
+      priority, max_tasks, memory, tasks);
+  pg::call([&claimed] {
+    // Not with empty hands: a worker that looked in vain beside the one that a test holds must not
+    // be held too.
+    if (claimed.count > 0) {
+      waitpoint(waitpoint_id::claimed);
+      // What runs must be known to run, whatever the durability of the work (promise 4).
+      ForceSyncCommit();
+    }
+  });
+  return claimed;
+}
+
+}  // namespace
+
 claim_result dequeue(queue_info* q, int priority, int max_tasks, MemoryContext memory,
                      claimed_task* tasks, bool (*is_current)()) {
   pg::transaction tx(pg::transaction::kind::ours);
@@ -72,28 +94,18 @@ claim_result dequeue(queue_info* q, int priority, int max_tasks, MemoryContext m
     tx.commit();
     return {};
   }
-  claim_result claimed;
-  {
-    pg::as_owner owner(true);
-    claimed =
-        claim_tasks({q->entry, q->id, q->ttl, q->max_attempts, worker_name(), number_of(my_slot)},
-                    priority, max_tasks, memory, tasks);
-  }
-  pg::call([&claimed] {
-    // Not with empty hands: a worker that looked in vain beside the one that a test holds must not
-    // be held too.
-    if (claimed.count > 0) {
-      waitpoint(waitpoint_id::claimed);
-    }
-    ForceSyncCommit();  // what runs must be known to run, whatever the durability of the work
-                        // (promise 4)
-  });
+  const claim_result claimed = claim_here(q, priority, max_tasks, memory, tasks, false);
   if (!is_current() ||
       (claimed.count > 0 && tasks[0].crashes > 0 && !enter_suspect(tasks[0].crashes))) {
     return {};
   }
   tx.commit();
   return claimed;
+}
+
+int claim_ahead(queue_info* q, int priority, int max_tasks, MemoryContext memory,
+                claimed_task* tasks) {
+  return claim_here(q, priority, max_tasks, memory, tasks, true).count;
 }
 
 bool survey(const queue_info& q) {

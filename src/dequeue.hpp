@@ -24,6 +24,11 @@ claim_result claim_tasks(const claim_source& from, int priority, int max_tasks,
 claim_result dequeue(queue_info* q, int priority, int max_tasks, MemoryContext memory,
                      claimed_task* tasks, bool (*is_current)());
 
+// The same in the transaction that ends a worker's last task, which saves a commit: of its queue,
+// and no suspect.
+int claim_ahead(queue_info* q, int priority, int max_tasks, MemoryContext memory,
+                claimed_task* tasks);
+
 // Finds out when each priority of a queue is next due, where nothing is known: in one look instead
 // of a claim for each. False: something became pending meanwhile, and some are still unknown.
 bool survey(const queue_info& q);

@@ -84,8 +84,8 @@ bool end_of_user_code() noexcept {
 
 class attempt {
  public:
-  attempt(queue_info* q, MemoryContext memory, following* next) noexcept
-      : q_(q), memory_(memory), next_(next) {}
+  attempt(queue_info* q, MemoryContext memory, following* next, const execution* last) noexcept
+      : q_(q), memory_(memory), next_(next), last_(last) {}
 
   // All of them in one transaction. Throws; then `culprit` is the task whose handler raised, or -1.
   void run(const claimed_task* tasks, int n) {
@@ -122,6 +122,9 @@ class attempt {
     });
     complete(q_, tasks, results_, n, next_);
     keep_claim();
+    if (last_ != nullptr && !flushed(tasks, n) && !IsolationUsesXactSnapshot() && !XactReadOnly) {
+      last_->claim_ahead();
+    }
     pg::call([] { waitpoint(waitpoint_id::finished); });
     tx.commit();
   }
@@ -178,6 +181,7 @@ class attempt {
   queue_info* q_;
   MemoryContext memory_;
   following* next_;
+  const execution* last_;
   task_function function_;
   finished_task* results_ = nullptr;
 };
@@ -210,18 +214,20 @@ template <class F> void persist(F&& record) {
   }
 }
 
-void run_together(queue_info* q, claimed_task* tasks, int n, MemoryContext memory, following* next);
+// last: these are the last of those that were claimed together; else null.
+void run_together(queue_info* q, claimed_task* tasks, int n, MemoryContext memory, following* next,
+                  const execution* last);
 
 // One failed: it alone, then the others as a smaller batch. None in particular (at the commit):
 // halves.
 void run_apart(queue_info* q, claimed_task* tasks, int n, int culprit, MemoryContext memory) {
   if (culprit >= 0) {
     std::swap(tasks[0], tasks[culprit]);
-    run_together(q, tasks, 1, memory, nullptr);
-    run_together(q, tasks + 1, n - 1, memory, nullptr);
+    run_together(q, tasks, 1, memory, nullptr, nullptr);
+    run_together(q, tasks + 1, n - 1, memory, nullptr, nullptr);
   } else {
-    run_together(q, tasks, n / 2, memory, nullptr);
-    run_together(q, tasks + n / 2, n - n / 2, memory, nullptr);
+    run_together(q, tasks, n / 2, memory, nullptr, nullptr);
+    run_together(q, tasks + n / 2, n - n / 2, memory, nullptr, nullptr);
   }
 }
 
@@ -232,15 +238,15 @@ void step_aside(int tries) noexcept {
   pg_usleep(static_cast<long>(most * (0.5 + pg_prng_double(&pg_global_prng_state) / 2)));
 }
 
-void run_together(queue_info* q, claimed_task* tasks, int n, MemoryContext memory,
-                  following* next) {
+void run_together(queue_info* q, claimed_task* tasks, int n, MemoryContext memory, following* next,
+                  const execution* last) {
   if (n == 0) {
     return;
   }
   std::optional<pg::error> failure;
   int culprit = -1;
   for (int tries = 0;; tries++) {
-    attempt a(q, memory, next);
+    attempt a(q, memory, next, last);
     failure.reset();
     try {
       a.run(tasks, n);
@@ -251,6 +257,9 @@ void run_together(queue_info* q, claimed_task* tasks, int n, MemoryContext memor
     if (next != nullptr) {
       next->found = false;
       next->look = nullptr;
+    }
+    if (last != nullptr) {
+      last->forget_ahead();
     }
     const bool cancelled = end_of_user_code();
     const char* notices = stop_notices();
@@ -287,13 +296,14 @@ void run_together(queue_info* q, claimed_task* tasks, int n, MemoryContext memor
 }
 
 // A task; of a workflow, also the steps after it, as long as they come to this worker.
-void run_in_a_row(queue_info* q, claimed_task task, MemoryContext memory, const execution& how) {
+void run_in_a_row(queue_info* q, claimed_task task, MemoryContext memory, const execution& how,
+                  bool last) {
   for (int n = 1;; n++) {
     following next;
     next.memory = memory;
     next.wanted = q->workflow && task.crashes == 0 && n < most_in_a_row && how.may_go_on() &&
                   MemoryContextMemAllocated(memory, true) < most_memory;
-    run_together(q, &task, 1, memory, &next);
+    run_together(q, &task, 1, memory, &next, last && !q->workflow ? &how : nullptr);
     if (next.look != nullptr) {
       pg::call([] { waitpoint(waitpoint_id::look); });
       persist([&] { look_at_map(task, next.look); });
@@ -314,11 +324,11 @@ void prepare_to_execute() { grace_timer = RegisterTimeout(USER_TIMEOUT, end_of_g
 void execute(queue_info* q, claimed_task* tasks, int n, MemoryContext memory,
              const execution& how) {
   if (q->batch > 1) {
-    run_together(q, tasks, n, memory, nullptr);
-    my_slot->tasks = 0;
+    run_together(q, tasks, n, memory, nullptr, &how);
+    my_slot->tasks -= n;
   } else {
     for (int i = 0; i < n && how.begin(i); i++) {
-      run_in_a_row(q, tasks[i], memory, how);
+      run_in_a_row(q, tasks[i], memory, how, i == n - 1);
       my_slot->tasks--;
     }
   }

@@ -15,9 +15,13 @@ namespace underway {
 void prepare_to_execute();
 
 // may_go_on: may the worker take the next step of a run in the commit of the one before?
+// claim_ahead: called in the transaction that ends the last task, so that what the worker does next
+// is claimed in its commit; forget_ahead: it did not commit.
 struct execution {
   bool (*begin)(int i);
   bool (*may_go_on)();
+  void (*claim_ahead)();
+  void (*forget_ahead)();
 };
 void execute(queue_info* q, claimed_task* tasks, int n, MemoryContext memory, const execution& how);
 

@@ -186,9 +186,10 @@ void hold(const queue_info& q, const claimed_task* tasks, int n) noexcept {
     my_slot->ids[i] = tasks[i].id;
     my_slot->attempts[i] = tasks[i].attempt;
   }
+  my_slot->overdue = false;
   my_slot->tasks = n;
   SpinLockRelease(&my_slot->mutex);
-  holding = n > 0;
+  holding = true;
 }
 
 // What was not begun, since this worker is to leave. The coordinator cannot take it any more: given
@@ -228,8 +229,28 @@ bool may_go_on() {
          (choose(&priority) == nullptr || priority >= priority_at_work);
 }
 
+// What has been claimed at once.
+struct lot {
+  queue_info* q;
+  int priority;
+  int count;
+  claimed_task* tasks;
+  MemoryContext memory;  // of the tasks
+};
+lot in_hand;  // is executed, or is next
+lot ahead;    // was claimed by the commit that ended the last of those
+
+// While this one is busy, another goes on: also when no more was found, for somebody may have come
+// while the limit was reached only by the places reserved here.
+void pass_on(const queue_info& q) noexcept {
+  if (q.entry->earliest <= clock_now() && !at_limit(q) &&
+      wake_idle(MyDatabaseId, my_slot->role, 1) == 0 && !database->saturated) {
+    poke_coordinator(database);
+  }
+}
+
 // False: nothing to do.
-bool work(MemoryContext memory, claimed_task* tasks) {
+bool claim() {
   int priority = 0;
   queue_info* q = choose(&priority);
   if (q == nullptr) {
@@ -242,36 +263,75 @@ bool work(MemoryContext memory, claimed_task* tasks) {
   if (n == 0) {
     return true;
   }
-  const claim_result claimed = dequeue(q, priority, n, memory, tasks, is_current);
+  in_hand.q = q;
+  in_hand.priority = priority;
+  in_hand.count = dequeue(q, priority, n, in_hand.memory, in_hand.tasks, is_current).count;
   if (q->why != obstacle::none) {
     tell_blocked();
   }
-  hold(*q, tasks, claimed.count);
-  my_slot->fresh = false;
-  // While this one is busy, another goes on: also when no more was found, for somebody may have
-  // come while the limit was reached only by the places reserved here.
-  if (claimed.count > 0 && q->entry->earliest <= clock_now() && !at_limit(*q) &&
-      wake_idle(MyDatabaseId, my_slot->role, 1) == 0 && !database->saturated) {
-    poke_coordinator(database);
+  if (in_hand.count == 0) {
+    free_place(*q);
+    return true;
   }
-  if (claimed.count > 0) {
-    instr_time start;
-    instr_time spent;
-    INSTR_TIME_SET_CURRENT(start);
-    priority_at_work = priority;
-    execute(q, tasks, claimed.count, memory, {begin, may_go_on});
-    leave_suspect();
-    INSTR_TIME_SET_CURRENT(spent);
-    INSTR_TIME_SUBTRACT(spent, start);
-    const float8 each = INSTR_TIME_GET_MILLISEC(spent) / std::max(my_slot->begun, 1);
-    q->average_ms = q->average_ms == 0 ? each : 0.8 * q->average_ms + 0.2 * each;
-    if (q->why != obstacle::none) {
-      tell_blocked();  // since the claim
-    }
-    give_back_unbegun(tasks);
-  }
-  free_place(*q);
+  hold(*q, in_hand.tasks, in_hand.count);
   return true;
+}
+
+// More of the same queue, unless something else is more urgent. Under a limit others have their
+// turn first.
+void claim_ahead() {
+  queue_info* q = in_hand.q;
+  if (q->concurrency > 0 || q->entry->earliest == DT_NOBEGIN || should_leave() || !is_current() ||
+      choose(&ahead.priority) != q) {
+    return;
+  }
+  ahead.q = q;
+  ahead.count = claim_ahead(q, ahead.priority, wanted(*q), ahead.memory, ahead.tasks);
+  my_slot->tasks += ahead.count;
+}
+
+void forget_ahead() {
+  my_slot->tasks -= ahead.count;
+  ahead.count = 0;
+}
+
+void work() {
+  queue_info* q = in_hand.q;
+  my_slot->fresh = false;
+  pass_on(*q);
+  instr_time start;
+  instr_time spent;
+  INSTR_TIME_SET_CURRENT(start);
+  priority_at_work = in_hand.priority;
+  execute(q, in_hand.tasks, in_hand.count, in_hand.memory,
+          {begin, may_go_on, claim_ahead, forget_ahead});
+  leave_suspect();
+  INSTR_TIME_SET_CURRENT(spent);
+  INSTR_TIME_SUBTRACT(spent, start);
+  const float8 each = INSTR_TIME_GET_MILLISEC(spent) / std::max(my_slot->begun, 1);
+  q->average_ms = q->average_ms == 0 ? each : 0.8 * q->average_ms + 0.2 * each;
+  if (q->why != obstacle::none) {
+    tell_blocked();  // since the claim
+  }
+  give_back_unbegun(in_hand.tasks);
+  in_hand.count = 0;
+  std::swap(in_hand, ahead);
+  if (in_hand.count > 0) {
+    hold(*q, in_hand.tasks, in_hand.count);
+  } else {
+    free_place(*q);
+  }
+}
+
+// What was claimed and is not to be begun here, or not by what was known.
+void let_go() {
+  if (in_hand.q->batch > 1) {
+    give_back(in_hand.tasks, in_hand.count);  // nobody else can take these
+  } else {
+    give_back_unbegun(in_hand.tasks);
+  }
+  in_hand.count = 0;
+  free_place(*in_hand.q);
 }
 
 // Asleep until there is work, or for long enough to leave. False: leave.
@@ -298,11 +358,13 @@ bool idle() {
 }
 
 void run() {
-  MemoryContext memory = pg::call([] {
-    return AllocSetContextCreate(TopMemoryContext, "underway tasks", ALLOCSET_DEFAULT_SIZES);
-  });
-  auto tasks = static_cast<claimed_task*>(pg::call(
-      [] { return MemoryContextAlloc(TopMemoryContext, sizeof(claimed_task) * max_batch); }));
+  for (lot* l : {&in_hand, &ahead}) {
+    pg::call([l] {
+      l->memory = AllocSetContextCreate(TopMemoryContext, "underway tasks", ALLOCSET_DEFAULT_SIZES);
+      l->tasks = static_cast<claimed_task*>(
+          MemoryContextAlloc(TopMemoryContext, sizeof(claimed_task) * max_batch));
+    });
+  }
   MemoryContext loop = pg::call([] {
     return AllocSetContextCreate(TopMemoryContext, "underway worker", ALLOCSET_DEFAULT_SIZES);
   });
@@ -313,12 +375,21 @@ void run() {
     pg::call([&] {
       MemoryContextSwitchTo(loop);
       MemoryContextReset(loop);
-      MemoryContextReset(memory);
+      MemoryContextReset(ahead.memory);
+      if (in_hand.count == 0) {
+        MemoryContextReset(in_hand.memory);
+      }
       process::house_keeping();
     });
     try {
-      if (should_leave() || !load_queues() || (!work(memory, tasks) && !idle())) {
-        return;
+      if (in_hand.count == 0) {
+        if (should_leave() || !load_queues() || (!claim() && !idle())) {
+          return;
+        }
+      } else if (should_leave() || !is_current() || !settings::enabled) {
+        let_go();
+      } else {
+        work();
       }
       process::recovered(&failures);
     } catch (pg::error& e) {

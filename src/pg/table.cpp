@@ -58,11 +58,15 @@ bool layout::is_known(Oid table) {
     CacheRegisterRelcacheCallback([](Datum, Oid) { changes++; }, 0);
     watching = true;
   }
-  const bool known = table == table_ && seen_ == changes;
-  table_ = table;
+  if (table == table_ && seen_ == changes) {
+    return true;
+  }
+  table_ = InvalidOid;
   seen_ = changes;
-  return known;
+  return false;
 }
+
+void layout::learn(Oid table) { table_ = table; }
 
 void table::open(Oid table, LOCKMODE lock) {
   relation_ = table_open(table, lock);

@@ -2,8 +2,8 @@
 // two changes of state that happen to every task, where preparing to execute a statement of forty
 // columns takes longer than executing it. Runs in: any backend, as the extension's owner, inside
 // pg::call. Error discipline: server code, may raise; trivially destructible. Invariant: what a
-// statement would respect is respected: visibility, concurrent changes by isolation level, read-only
-// transactions, all indexes.
+// statement would respect is respected: visibility, concurrent changes by isolation level,
+// read-only transactions, all indexes.
 #pragma once
 
 #include "server.hpp"
@@ -16,10 +16,11 @@ Oid relation_named(const char* name);
 // 0: there is none.
 AttrNumber column_named(TupleDesc columns, const char* name);
 
-// Whether what was found out about a table's columns still holds.
+// Whether what was found out about a table still holds, as far as its invalidations tell.
 class layout {
  public:
-  bool is_known(Oid table);  // false: to be found out now
+  bool is_known(Oid table);
+  void learn(Oid table);  // it was found out, after is_known() had said no
 
  private:
   Oid table_ = InvalidOid;
