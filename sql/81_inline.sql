@@ -22,19 +22,25 @@ DECLARE
     waits_for_others bool;
 BEGIN
     WITH own AS MATERIALIZED (
-        SELECT t.id, t.queue_id, t.priority, t.run_at, t.state = 'pending' AS pending, t.run_at <= now AS due, t.run_id IS NOT NULL AS of_run,
-            (q.workflow OR q.handler_name IS NOT NULL) AS here,
-            q.paused_at IS NULL AND q.dropped_at IS NULL AND q.id <> ALL (blocked) AS open
-        FROM underway_internal.own_tasks(first_id) t JOIN underway_internal.queue q ON q.id = t.queue_id),
+        SELECT t.id, t.queue_id, t.priority, t.run_at, t.state = 'pending' AS pending, t.run_at <= now AS due, t.run_id IS NOT NULL AS of_run
+        FROM underway_internal.own_tasks(first_id) t),
+    -- Few queues, and perhaps many tasks.
+    queues AS (
+        SELECT coalesce(array_agg(q.id) FILTER (WHERE q.workflow OR q.handler_name IS NOT NULL), '{}') AS here,
+            coalesce(array_agg(q.id) FILTER (WHERE NOT q.workflow AND q.handler_name IS NULL), '{}') AS outside
+        FROM (SELECT DISTINCT o.queue_id FROM own o) d JOIN underway_internal.queue q ON q.id = d.queue_id
+        WHERE q.paused_at IS NULL AND q.dropped_at IS NULL AND q.id <> ALL (blocked)),
     due AS (
         SELECT o.id, o.queue_id, row_number() OVER (ORDER BY o.priority, o.run_at, o.id) AS n, count(*) OVER () AS found
-        FROM own o WHERE o.pending AND o.due AND o.here AND o.open)
+        FROM own o WHERE o.pending AND o.due AND o.queue_id = ANY ((SELECT u.here FROM queues u)::int[]))
     SELECT array_agg(d.id ORDER BY d.n), array_agg(d.queue_id ORDER BY d.n),
-            (SELECT min(o.run_at) FROM own o WHERE o.pending AND o.here AND o.open AND o.run_at < 'infinity'),
+            (SELECT min(o.run_at) FROM own o
+                WHERE o.pending AND o.run_at < 'infinity' AND o.queue_id = ANY ((SELECT u.here FROM queues u)::int[])),
             (SELECT o.id FROM own o ORDER BY o.id LIMIT 1),
-            coalesce((SELECT bool_or(true) FROM own o WHERE o.pending AND o.due AND o.of_run AND NOT o.here AND o.open), false)
+            EXISTS (SELECT FROM own o
+                WHERE o.pending AND o.due AND o.of_run AND o.queue_id = ANY ((SELECT u.outside FROM queues u)::int[]))
         INTO ids, queue_ids, next_at, lowest_id, waits_for_others
-        FROM due d WHERE d.n <= 1 + d.found / 100;
+        FROM due d WHERE d.n <= 1 + d.found / 20;
     IF waits_for_others THEN
         next_at := NULL;
     END IF;
