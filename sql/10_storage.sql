@@ -75,7 +75,7 @@ CREATE TABLE underway_internal.task (
     version     int,
     step        text,       -- null: a nudge, see src/README.md
     item        int,        -- of a map's children, from 0; -1: the step as a whole
-    phase       text        -- map, child: waits for its children; close: what it waited for is there; undo: undoes the step
+    phase       text        -- map, child: waits for its children; close: what it waited for is there; undo: undoes the step; finally
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
         autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0, toast.autovacuum_vacuum_scale_factor = 0.02);
 CREATE INDEX task_pending ON underway_internal.task (queue_id, priority, run_at, id) WHERE state = 'pending';

@@ -42,6 +42,7 @@ CREATE TABLE underway_internal.step (
     undo_name      text,
     undo_args      text[],
     undo_owner     text,
+    undo_digest    text,
     undo_queue     int,
     retry          jsonb,
     timeout        interval,            -- of an attempt; of wait: of the waiting
@@ -51,6 +52,7 @@ CREATE TABLE underway_internal.step (
     over_name      text,
     over_args      text[],
     over_owner     text,
+    over_digest    text,
     items          text,
     concurrency    int,
     tolerate       int,
@@ -83,12 +85,13 @@ CREATE TABLE underway_internal.run (
     reason      text,
     error       text,
     sqlstate    text,
-    output      jsonb
+    output      jsonb,
+    cause       jsonb                   -- of one that is parked because an undo failed: the error and sqlstate that it ends with
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
         autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0, toast.autovacuum_vacuum_scale_factor = 0.02);
 CREATE INDEX run_queue ON underway_internal.run (queue_id, started_at);
 CREATE INDEX run_parent ON underway_internal.run (parent) WHERE parent IS NOT NULL;
-CREATE INDEX run_deadline ON underway_internal.run (deadline) WHERE deadline IS NOT NULL;
+CREATE INDEX run_deadline ON underway_internal.run (deadline) WHERE deadline IS NOT NULL AND ending IS NULL AND state <> 'parked';
 CREATE INDEX run_unusual ON underway_internal.run (queue_id, state) WHERE state NOT IN ('running', 'waiting');
 
 CREATE TABLE underway_internal.run_archive (
@@ -111,7 +114,8 @@ CREATE TABLE underway_internal.run_archive (
     error       text,
     sqlstate    text,
     output      jsonb,
-    results     jsonb                   -- what its steps gave, of one that did not succeed: for retry and fork
+    results     jsonb,                  -- what its steps gave, of one that did not succeed: for retry and fork
+    deadline    timestamptz
 ) PARTITION BY LIST (slot);
 
 -- What the steps of an unfinished run gave: hot, so that it outlives the retention of the tasks. Deleted with the run's end.
@@ -121,7 +125,7 @@ CREATE TABLE underway_internal.step_result (
     run_id   uuid NOT NULL,
     step     text NOT NULL,
     item     int NOT NULL DEFAULT -1,   -- of a map's children, from 0; -1: the step as a whole; below: earlier ones that can be undone
-    state    text NOT NULL,             -- succeeded, failed, skipped, cancelled, undone, stuck (its undo failed)
+    state    text NOT NULL,             -- succeeded, failed, skipped, cancelled, undone
     input    jsonb,                     -- of a map's children, and of what did not succeed
     output   jsonb,                     -- of a step that gave none, and of one that was skipped: what it passes on, its input
     error    text,
@@ -129,9 +133,11 @@ CREATE TABLE underway_internal.step_result (
     task_id  uuid,
     ended_at timestamptz NOT NULL,
     seq      bigint NOT NULL DEFAULT nextval('underway_internal.step_result_seq'),   -- undo goes backwards
+    undo     text,                      -- null: there is nothing to undo. due; stuck: its undo failed, with this error
     PRIMARY KEY (run_id, step, item)
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
         autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0, toast.autovacuum_vacuum_scale_factor = 0.02);
+CREATE INDEX step_result_undo ON underway_internal.step_result (run_id, seq) WHERE undo IS NOT NULL;
 
 CREATE SEQUENCE underway_internal.signal_id AS bigint;
 
@@ -149,15 +155,23 @@ CREATE TABLE underway_internal.signal (
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 CREATE UNIQUE INDEX signal_key ON underway_internal.signal (run_id, name, key) WHERE key IS NOT NULL;
 
--- Inserted beside the run, whose row nobody touches but who finishes a step of it.
+CREATE SEQUENCE underway_internal.run_control_id AS bigint;
+
+-- What somebody asked of a run: inserted beside its row, which no session of a user locks; the coordinator obeys, in the order of id. Each has
+-- a number of its own: who asks must not wait for another who asks, as for a key.
 CREATE TABLE underway_internal.run_control (
     run_id       uuid NOT NULL,
-    kind         text NOT NULL,         -- cancel, pause
+    id           bigint NOT NULL DEFAULT nextval('underway_internal.run_control_id'),
+    kind         text NOT NULL,         -- cancel, pause, resume, retry; by ourselves: deadline; look: one that was seen may be settled now
+    seen         bool NOT NULL DEFAULT false, -- stands in the run's row; stays until everything under way follows it
     undo         bool,
-    message      text,
+    message      text,                  -- of a cancel: the error that the run ends with
+    asked_by     text NOT NULL,
     requested_at timestamptz NOT NULL,
-    PRIMARY KEY (run_id, kind)
+    PRIMARY KEY (run_id, id)
 );
+CREATE INDEX run_control_new ON underway_internal.run_control (id) WHERE NOT seen;
+CREATE INDEX run_control_seen ON underway_internal.run_control (id) WHERE seen;
 
 DO $$
 BEGIN
@@ -177,4 +191,5 @@ SELECT pg_catalog.pg_extension_config_dump('underway_internal.step_result_seq', 
 SELECT pg_catalog.pg_extension_config_dump('underway_internal.step_result', '');
 SELECT pg_catalog.pg_extension_config_dump('underway_internal.signal_id', '');
 SELECT pg_catalog.pg_extension_config_dump('underway_internal.signal', '');
+SELECT pg_catalog.pg_extension_config_dump('underway_internal.run_control_id', '');
 SELECT pg_catalog.pg_extension_config_dump('underway_internal.run_control', '');

@@ -36,9 +36,12 @@ DECLARE
 BEGIN
     IF t.run_id IS NOT NULL THEN
         IF t.step IS NULL THEN
-            RETURN false;       -- a nudge of a run whose workflow was dropped
+            -- A nudge of a run that somebody started while its workflow was dropped.
+            PERFORM underway_internal.ask_run(t.run_id, 'cancel', false, 'the workflow was dropped', t.enqueued_by)
+                WHERE EXISTS (SELECT FROM underway_internal.run r WHERE r.id = t.run_id);
+            RETURN false;
         ELSIF reason IS DISTINCT FROM 'run ended' THEN
-            PERFORM underway_internal.step_lost(t, state, sqlstate, coalesce(message, reason));
+            PERFORM underway_internal.step_lost(t, state, output, reason, sqlstate, coalesce(message, reason));
         END IF;
     END IF;
     SELECT x.* INTO q FROM underway_internal.queue x WHERE x.id = t.queue_id;

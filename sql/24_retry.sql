@@ -59,10 +59,11 @@ BEGIN
     END IF;
     SELECT x.* INTO q FROM underway_internal.queue x WHERE x.id = t.queue_id;
     cancelled := underway_internal.cancel_message(task_id);
-    t.failures := t.failures + 1;
     IF cancelled IS NOT NULL THEN
-        RETURN underway_internal.end_cancelled(t, cancelled, notices);
-    ELSIF q.dropped_at IS NOT NULL THEN
+        RETURN underway_internal.end_cancelled(t, cancelled, notices);      -- interrupted as asked, and no failure
+    END IF;
+    t.failures := t.failures + 1;
+    IF q.dropped_at IS NOT NULL THEN
         reason := 'queue dropped';
     ELSIF t.run_id IS NOT NULL AND t.step IS NULL THEN
         delay := make_interval(secs => least(t.failures, 60));      -- a nudge is never given up
@@ -83,14 +84,22 @@ BEGIN
     RETURN 'pending';
 END $$;
 
--- Makes a task in progress pending again, due at run_at, with the counters and the input of t.
+-- Makes a task in progress pending again, due at run_at, with the counters and the input of t; a step of a paused run waits for the run.
 CREATE FUNCTION underway_internal.reopen(t underway_internal.task, run_at timestamptz) RETURNS bool LANGUAGE plpgsql AS $$
 #variable_conflict use_column
+DECLARE
+    paused text;
 BEGIN
+    IF t.run_id IS NOT NULL AND t.step IS NOT NULL THEN
+        paused := (SELECT r.paused_by FROM underway_internal.run r WHERE r.id = t.run_id AND r.state = 'paused');
+    END IF;
     UPDATE underway_internal.task x
-        SET state = 'pending', run_at = reopen.run_at, input = t.input, failures = t.failures, crashes = t.crashes, losses = t.losses,
+        SET state = CASE WHEN paused IS NULL THEN 'pending' ELSE 'waiting' END, paused_by = paused, run_at = reopen.run_at, input = t.input, failures = t.failures, crashes = t.crashes, losses = t.losses,
             snoozes = t.snoozes, claimed_at = NULL, worker = NULL, boot = NULL, slot = NULL, generation = NULL, lease = NULL
         WHERE x.id = t.id;
+    IF paused IS NOT NULL THEN
+        RETURN false;
+    END IF;
     RETURN underway_internal.note(t.queue_id, t.priority, reopen.run_at, t.id);
 END $$;
 

@@ -4,7 +4,7 @@
 -- Deletes pending tasks of a queue, at most max_tasks, and returns them. Rows that others have locked (a claim, a cancel) are
 -- left to them. The note of each priority's first row goes before the locks: an abort of this transaction gives the rows
 -- back below the low-water mark. Rows that come in before that first one meanwhile are not touched.
-CREATE FUNCTION underway_internal.take_pending(queue_id int, letters bool, max_tasks bigint)
+CREATE FUNCTION underway_internal.take_pending(queue_id int, letters bool, steps bool, max_tasks bigint)
     RETURNS SETOF underway_internal.task
     LANGUAGE plpgsql AS $$
 #variable_conflict use_column
@@ -24,7 +24,7 @@ BEGIN
             WITH picked AS MATERIALIZED (
                 SELECT t.id FROM underway_internal.task t
                 WHERE t.queue_id = take_pending.queue_id AND t.priority = p AND t.state = 'pending'
-                  AND (t.run_at, t.id) >= (first_at, first_id) AND (NOT letters OR t.source IS NOT NULL)
+                  AND (t.run_at, t.id) >= (first_at, first_id) AND (NOT letters OR t.source IS NOT NULL) AND (steps OR t.run_id IS NULL)
                 ORDER BY t.run_at, t.id LIMIT max_tasks FOR UPDATE SKIP LOCKED)
             DELETE FROM underway_internal.task t USING picked WHERE t.id = picked.id RETURNING t.*;
         GET DIAGNOSTICS n = ROW_COUNT;
@@ -61,8 +61,7 @@ CREATE FUNCTION underway_internal.bury_queue(caller oid, q underway_internal.que
 DECLARE
     t underway_internal.task;
     n bigint;
-    message text := format('%s "%s" was dropped by %s', CASE WHEN q.workflow THEN 'workflow' ELSE 'queue' END, q.name,
-        pg_get_userbyid(caller));
+    message text := format('queue "%s" was dropped by %s', q.name, pg_get_userbyid(caller));
 BEGIN
     UPDATE underway_internal.queue x SET dropped_at = underway_internal.clock() WHERE x.id = q.id;
     PERFORM underway_internal.queue_changed(q.id);
@@ -70,15 +69,18 @@ BEGIN
             RETURNING x.id LOOP
         PERFORM underway_internal.queue_changed(n::int);
     END LOOP;
+    -- A queue made anew under this name has another id: nobody can ask for these keys any more.
+    DELETE FROM underway_internal.task_key k WHERE k.queue_id = q.id;
+    IF q.workflow THEN
+        RETURN q.name;      -- its runs end one after the other, in the coordinator
+    END IF;
     -- What is in progress finishes; a task that is locked or committed just now ends when a worker or the coordinator sees it.
-    FOR t IN SELECT x.* FROM underway_internal.take_pending(q.id, false, 9223372036854775807) x LOOP
+    FOR t IN SELECT x.* FROM underway_internal.take_pending(q.id, false, true, 9223372036854775807) x LOOP
         PERFORM underway_internal.archive_task(t, 'cancelled', NULL, 'queue dropped', NULL, message, NULL, NULL, NULL, NULL);
     END LOOP;
     FOR t IN DELETE FROM underway_internal.task x WHERE x.queue_id = q.id AND x.state = 'waiting' RETURNING x.* LOOP
         PERFORM underway_internal.archive_task(t, 'cancelled', NULL, 'queue dropped', NULL, message, NULL, NULL, NULL, NULL);
     END LOOP;
-    -- A queue made anew under this name has another id: nobody can ask for these keys any more.
-    DELETE FROM underway_internal.task_key k WHERE k.queue_id = q.id;
     RETURN q.name;
 END $$;
 
@@ -181,13 +183,13 @@ BEGIN
         PERFORM underway_internal.refuse_workflow(q, 'Cancel its runs: select underway.cancel(r.id) from underway.runs r where ...;');
     END IF;
     WITH gone AS MATERIALIZED (
-        SELECT t.id, t.key FROM underway_internal.take_pending(q.id, false, 9223372036854775807) t),
+        SELECT t.id, t.key FROM underway_internal.take_pending(q.id, false, false, 9223372036854775807) t),
     keys AS (
         DELETE FROM underway_internal.task_key k USING gone g
         WHERE k.queue_id = q.id AND k.key = g.key AND k.task_id = g.id)
     SELECT count(underway_internal.finished(g.id)) INTO taken FROM gone g;
     WITH gone AS (
-        DELETE FROM underway_internal.task t WHERE t.queue_id = q.id AND t.state = 'waiting' RETURNING t.id, t.key),
+        DELETE FROM underway_internal.task t WHERE t.queue_id = q.id AND t.state = 'waiting' AND t.run_id IS NULL RETURNING t.id, t.key),
     keys AS (
         DELETE FROM underway_internal.task_key k USING gone g
         WHERE k.queue_id = q.id AND k.key = g.key AND k.task_id = g.id)
@@ -198,5 +200,5 @@ END $$;
 CREATE FUNCTION underway.purge_queue(queue text)
     RETURNS bigint LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_gateway';
 COMMENT ON FUNCTION underway.purge_queue IS
-'Deletes the tasks of a queue that have not begun, pending and waiting, for good: nothing is kept of them and their keys are free. Tasks in progress and finished ones stay. Needs the right manage. To keep a trace, cancel tasks instead.
+'Deletes the tasks of a queue that have not begun, pending and waiting, for good: nothing is kept of them and their keys are free. Tasks in progress and finished ones stay, and so do steps of runs: cancel those, or their runs. Needs the right manage. To keep a trace, cancel tasks instead.
 Returns how many. Errors: 42704 no such queue, 42501 not allowed.';

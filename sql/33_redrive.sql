@@ -116,7 +116,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('max_tasks must be 1 or more, not %s', max_tasks),
             HINT = 'Leave it out to redrive all of them.';
     END IF;
-    FOR letter IN SELECT t.* FROM underway_internal.take_pending(q.id, true, most) t LOOP
+    FOR letter IN SELECT t.* FROM underway_internal.take_pending(q.id, true, false, most) t LOOP
         seen := seen + 1;
         IF underway_internal.redrive_letter(caller, letter) THEN
             n := n + 1;
@@ -125,14 +125,16 @@ BEGIN
         END IF;
     END LOOP;
     IF stayed > 0 THEN
-        RAISE WARNING USING MESSAGE = format('%s dead letters of queue "%s" stay: their queue was dropped, or another task has '
-                'their key by now', stayed, q.name),
+        RAISE WARNING USING MESSAGE = CASE stayed
+                WHEN 1 THEN format('1 dead letter of queue "%s" stays: its queue was dropped, or another task has its key by now', q.name)
+                ELSE format('%s dead letters of queue "%s" stay: their queues were dropped, or other tasks have their keys by now',
+                    stayed, q.name) END,
             HINT = 'Enqueue their inputs anew, or underway.cancel() them.';
     END IF;
     -- No letters, and nobody's dead letter queue: then its own tasks that failed are meant.
     IF seen = 0 AND NOT EXISTS (SELECT FROM underway_internal.queue x WHERE x.dead_letter = q.id) THEN
         FOR a IN SELECT x.* FROM underway_internal.archive x
-                WHERE x.slot BETWEEN 8 AND 15 AND x.queue_id = q.id AND x.state = 'failed'
+                WHERE x.slot BETWEEN 8 AND 15 AND x.queue_id = q.id AND x.state = 'failed' AND x.run_id IS NULL
                   AND NOT EXISTS (SELECT FROM underway_internal.task t WHERE t.id = x.id)
                   AND NOT EXISTS (SELECT FROM underway_internal.archive y
                       WHERE y.id = x.id AND (y.attempt, y.finished_at) > (x.attempt, x.finished_at))
@@ -149,5 +151,5 @@ CREATE FUNCTION underway.redrive(queue text, max_tasks int DEFAULT NULL) RETURNS
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_gateway';
 COMMENT ON FUNCTION underway.redrive IS
 'Re-opens tasks that failed for good, the oldest first: the same ids, pending at once, with all their attempts anew.
-queue: a dead letter queue, whose letters then end cancelled ("redriven") while their originals run again where they failed; or any other queue, whose own failed tasks are re-opened (letters about them stay where they are, and go at the next redrive there). Needs the right manage on the queue, and on those that the letters came from. max_tasks: at most so many; default all.
+queue: a dead letter queue, whose letters then end cancelled ("redriven") while their originals run again where they failed; or any other queue, whose own failed tasks are re-opened (letters about them stay where they are, and go at the next redrive there). Needs the right manage on the queue, and on those that the letters came from. max_tasks: at most so many; default all. Steps of runs are left out: retry() their runs.
 Returns how many were re-opened. Errors: 42704 no such queue, 42501 not allowed, 22023 bad value.';

@@ -56,6 +56,19 @@ BEGIN
         HINT = wrong_state.hint;
 END $$;
 
+-- A step is no task of its own: what holds it back or tries it again is a matter of its run. A nudge does not exist for users.
+CREATE FUNCTION underway_internal.refuse_step(
+        caller oid, id uuid, queue_id int, enqueued_by text, run_id uuid, step text, wanted text) RETURNS bool LANGUAGE plpgsql AS $$
+BEGIN
+    IF run_id IS NULL OR NOT underway_internal.may_see_task(caller, queue_id, enqueued_by) THEN
+        RETURN false;
+    ELSIF step IS NULL THEN
+        PERFORM underway_internal.no_task(id);
+    END IF;
+    RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = format('task %s is step "%s" of a run, so it cannot be %s by itself', id, step, wanted),
+        HINT = format('Do it to the run, whose id is %s.', run_id);
+END $$;
+
 CREATE FUNCTION underway_internal.cancel(caller oid, id uuid, reason text, undo bool)
     RETURNS text LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
@@ -71,9 +84,20 @@ BEGIN
     END IF;
     SELECT x.* INTO t FROM underway_internal.task x WHERE x.id = id;
     IF FOUND THEN
+        IF t.run_id IS NOT NULL AND t.step IS NULL THEN
+            PERFORM underway_internal.no_task(id);      -- a nudge
+        END IF;
         -- Before the lock: who has no right must not even hold one.
         PERFORM underway_internal.check_control(caller, id, t.queue_id, t.enqueued_by, true);
+        IF t.phase = 'child' THEN
+            PERFORM underway_internal.ask_run(c.id, 'cancel', undo, format('cancelled by %s', pg_get_userbyid(caller))
+                || coalesce(': ' || nullif(reason, ''), ''), pg_get_userbyid(caller))
+                FROM underway_internal.run c WHERE c.parent = t.run_id AND c.parent_step = t.step;
+            RETURN t.state;
+        END IF;
         t := underway_internal.lock_unfinished(id);
+    ELSIF underway_internal.is_run(id) THEN
+        RETURN underway_internal.cancel_run(caller, id, reason, undo);
     END IF;
     IF t.id IS NULL THEN
         a := underway_internal.last_end(id);
@@ -97,9 +121,10 @@ END $$;
 CREATE FUNCTION underway.cancel(id uuid, reason text DEFAULT NULL, undo bool DEFAULT true) RETURNS text
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_gateway';
 COMMENT ON FUNCTION underway.cancel IS
-'Cancels a task. Who enqueued it may, and who has the right manage on the queue. One that has not begun ends at once. One in progress is told to stop when this commits: the handler''s statement is interrupted, and after underway.cancel_grace its worker is terminated; an external worker learns it from its next heartbeat. It ends cancelled, unless it succeeds first.
-reason: kept with the task and shown as its error (at most 8192 bytes). undo: for runs of workflows.
-Returns the state: cancelled, also when it was so already; in_progress when it was told to stop. Errors: P0002 no such task, 55000 it has ended otherwise, 42501 not allowed.';
+'Cancels a task or a run of a workflow. Who enqueued or started it may, and who has the right manage on the queue. One that has not begun ends at once. One in progress is told to stop when this commits: the handler''s statement is interrupted, and after underway.cancel_grace its worker is terminated; an external worker learns it from its next heartbeat. It ends cancelled, unless it succeeds first. A task that is a step of a run is a step that did not succeed: its policy on_failure applies.
+A run: what is under way of it, children too, is stopped as soon as this has committed, even while its queue is paused or no worker is free; then what its steps did is undone, `finally` runs, and it ends cancelled. One that is about to end otherwise does so.
+reason: kept and shown as its error (at most 8192 bytes). undo: false leaves what a run''s steps did, also of a run that is being undone already.
+Returns the state as it stands: cancelled, also when it was so already; in_progress when the task was told to stop; running, waiting, and so on, of a run. Errors: P0002 no such task or run, 55000 it has ended otherwise, 42501 not allowed.';
 
 -- Requests for tasks that are pending again, or have ended, by now: what was asked for is done, or is pointless. Returns those that
 -- are still in progress in the server, and those whose row a client has locked, which is not waited for.
@@ -140,8 +165,11 @@ DECLARE
 BEGIN
     SELECT x.* INTO t FROM underway_internal.task x WHERE x.id = id;
     IF FOUND THEN
+        PERFORM underway_internal.refuse_step(caller, id, t.queue_id, t.enqueued_by, t.run_id, t.step, 'retried');
         PERFORM underway_internal.check_control(caller, id, t.queue_id, t.enqueued_by, false);
         t := underway_internal.lock_unfinished(id);
+    ELSIF underway_internal.is_run(id) THEN
+        RETURN underway_internal.retry_run(caller, id);
     END IF;
     IF t.id IS NOT NULL THEN
         -- It waits between two attempts: then now is as good.
@@ -158,6 +186,7 @@ BEGIN
     END IF;
 
     a := underway_internal.last_end(id);
+    PERFORM underway_internal.refuse_step(caller, id, a.queue_id, a.enqueued_by, a.run_id, a.step, 'retried');
     q := underway_internal.check_control(caller, id, a.queue_id, a.enqueued_by, false);
     IF a.state = 'succeeded' THEN
         PERFORM underway_internal.wrong_state(id, a.state, 'retried', 'To do it once more, enqueue its input again.');
@@ -179,7 +208,8 @@ END $$;
 CREATE FUNCTION underway.retry(id uuid) RETURNS text LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_gateway';
 COMMENT ON FUNCTION underway.retry IS
 'Re-opens a task that has failed or was cancelled: pending again under the same id, with all its attempts and its ttl anew; attempt numbers go on. A task that waits between two attempts becomes due now. Needs the right manage on the queue.
-Returns the state: pending. Errors: P0002 no such task, 55000 wrong state, or its key has gone to another task, or its queue was dropped, 42501 not allowed.';
+A run that has failed or was cancelled goes on under its id where it stopped: what its steps gave is kept, items of a map that succeeded too; what was undone begins again, and so does all that comes after it. Its timeout counts anew. A parked run tries the step that failed, or the undo that failed, again. Steps of a run that wait between two attempts become due now. Who started it may, with the right enqueue on the workflow, and who has the right manage.
+Returns the state: pending; of a run running, or, before it has been done, what it is now. Errors: P0002 no such task or run, 55000 wrong state, or its key has gone to another, or its queue or workflow was dropped, or an output of over 1 MB is kept no longer, 42501 not allowed.';
 
 CREATE FUNCTION underway_internal.pause(caller oid, id uuid) RETURNS text LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
@@ -189,11 +219,15 @@ DECLARE
 BEGIN
     SELECT x.* INTO t FROM underway_internal.task x WHERE x.id = id;
     IF FOUND THEN
+        PERFORM underway_internal.refuse_step(caller, id, t.queue_id, t.enqueued_by, t.run_id, t.step, 'paused');
         PERFORM underway_internal.check_control(caller, id, t.queue_id, t.enqueued_by, false);
         t := underway_internal.lock_unfinished(id);
+    ELSIF underway_internal.is_run(id) THEN
+        RETURN underway_internal.pause_run(caller, id);
     END IF;
     IF t.id IS NULL THEN
         a := underway_internal.last_end(id);
+        PERFORM underway_internal.refuse_step(caller, id, a.queue_id, a.enqueued_by, a.run_id, a.step, 'paused');
         PERFORM underway_internal.check_control(caller, id, a.queue_id, a.enqueued_by, false);
         PERFORM underway_internal.wrong_state(id, a.state, 'paused', 'It has ended already.');
     ELSIF t.paused_by IS NOT NULL THEN
@@ -208,7 +242,8 @@ END $$;
 CREATE FUNCTION underway.pause(id uuid) RETURNS text LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_gateway';
 COMMENT ON FUNCTION underway.pause IS
 'Keeps a pending task from being begun, until resume(); its ttl does not end it meanwhile. Needs the right manage on the queue.
-Returns the state: waiting, also when it was paused already. Errors: P0002 no such task, 55000 wrong state, 42501 not allowed.';
+A run: as soon as this has committed, none of its steps begins any more, nor is one tried again; timers and signals wait too. What is in progress ends, and its output counts; external workers may complete what they hold. Its timeout goes on. Who started it may, and who has the right manage on the workflow.
+Returns the state: waiting, also when the task was paused already; of a run, what it is now. Errors: P0002 no such task or run, 55000 wrong state, 42501 not allowed.';
 
 CREATE FUNCTION underway_internal.resume(caller oid, id uuid) RETURNS text LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
@@ -218,11 +253,15 @@ DECLARE
 BEGIN
     SELECT x.* INTO t FROM underway_internal.task x WHERE x.id = id;
     IF FOUND THEN
+        PERFORM underway_internal.refuse_step(caller, id, t.queue_id, t.enqueued_by, t.run_id, t.step, 'resumed');
         PERFORM underway_internal.check_control(caller, id, t.queue_id, t.enqueued_by, false);
         t := underway_internal.lock_unfinished(id);
+    ELSIF underway_internal.is_run(id) THEN
+        RETURN underway_internal.resume_run(caller, id);
     END IF;
     IF t.id IS NULL THEN
         a := underway_internal.last_end(id);
+        PERFORM underway_internal.refuse_step(caller, id, a.queue_id, a.enqueued_by, a.run_id, a.step, 'resumed');
         PERFORM underway_internal.check_control(caller, id, a.queue_id, a.enqueued_by, false);
         PERFORM underway_internal.wrong_state(id, a.state, 'resumed', 'It has ended already.');
     ELSIF t.state = 'pending' THEN
@@ -239,5 +278,5 @@ END $$;
 
 CREATE FUNCTION underway.resume(id uuid) RETURNS text LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_gateway';
 COMMENT ON FUNCTION underway.resume IS
-'Lets a task go on that pause() stopped: pending, due when it was due. Needs the right manage on the queue.
-Returns the state: pending, also when it was not paused. Errors: P0002 no such task, 55000 wrong state, 42501 not allowed.';
+'Lets a task or a run go on that pause() stopped: due when it was due. Of a run it also takes back a pause() that has not been done yet. Who may pause it may.
+Returns the state: pending, also when the task was not paused; of a run, what it is now. Errors: P0002 no such task or run, 55000 wrong state, 42501 not allowed.';

@@ -96,7 +96,7 @@ DECLARE
 BEGIN
     SELECT x.* INTO q FROM underway_internal.queue x WHERE x.id = t.queue_id;
     IF t.paused_by IS NOT NULL THEN
-        RETURN format('waiting: paused by %s; underway.resume() lets it go on', t.paused_by);
+        RETURN format('waiting: %spaused by %s; underway.resume() lets it go on', CASE WHEN t.run_id IS NOT NULL THEN 'the run is ' ELSE '' END, t.paused_by);
     ELSIF t.state = 'waiting' THEN
         RETURN 'waiting';
     ELSIF t.state = 'in_progress' THEN
@@ -166,6 +166,8 @@ BEGIN
         IF underway_internal.may_see_task(caller, t.queue_id, t.enqueued_by) THEN
             RETURN underway_internal.why_unfinished(t);
         END IF;
+    ELSIF underway_internal.is_run(id) THEN
+        RETURN underway_internal.why_run(caller, id);
     ELSE
         a := underway_internal.last_end(id);
         IF a.id IS NOT NULL AND underway_internal.may_see_task(caller, a.queue_id, a.enqueued_by) THEN
@@ -177,5 +179,5 @@ END $$;
 
 CREATE FUNCTION underway.why(id uuid) RETURNS text LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_gateway';
 COMMENT ON FUNCTION underway.why IS
-'Says in one line why a task is where it is, for people: ''pending: 4 of 4 workers busy'', ''blocked: handler public.f(jsonb) does not exist'', ''failed: 5 of 5 attempts failed: division by zero''. The word before the colon is the task''s state, or held or blocked when its queue is. Do not parse the rest.
-Who may see the task may ask. Errors: P0002 no such task.';
+'Says in one line why a task or a run is where it is, for people: ''pending: 4 of 4 workers busy'', ''blocked: handler public.f(jsonb) does not exist'', ''failed: 5 of 5 attempts failed: division by zero''; ''waiting: step "approval" waits for signal "approved" until 2030-01-31 12:00:00+00''. The word before the colon is the state, or held or blocked when its queue is. Do not parse the rest.
+Who may see the task or run may ask. Errors: P0002 no such task or run.';

@@ -179,7 +179,7 @@ CREATE FUNCTION underway.step(
     RETURNS jsonb LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'underway_gateway';
 COMMENT ON FUNCTION underway.step IS
 'Makes a step for create_workflow: a function that runs in the server, or work for external workers.
-name: 1 to 128 bytes, of its own in the workflow. handler: the SQL function to run, as in create_queue; or queue: external workers take the step from there. input: what the step gets, a template: strings such as ''$run.user.id'' or ''$steps.charge.receipt'' in it are replaced by that part of the run''s input or of an earlier step''s output (null when there is none; quote names with dots or spaces: ''$steps."my step".x''; a string that begins with a dollar sign otherwise is written with two); left out, the first step gets the run''s input, others the output of the step before, or, when there are several, an object of their outputs by step name. after: names of the steps that must have ended before; left out, the step before in the list; ''{}'': the run begins with it. run_if: a jsonpath such as ''$run.amount > 100'' or ''$steps.check.ok == true''; when it gives nothing, null or false the step is skipped. undo: a handler, or undo_queue: a queue, that undoes the step when the run fails or is cancelled later on; it gets the step''s output, else its input, may run for an attempt that was lost, and must be idempotent. retry, timeout (of one attempt), priority: default those of the workflow. on_failure: when it has failed for good: fail (the run), skip (go on without it), park (the run, until retry() or cancel()); default the workflow''s.
+name: 1 to 128 bytes, of its own in the workflow. handler: the SQL function to run, as in create_queue; or queue: external workers take the step from there. input: what the step gets, a template: strings such as ''$run.user.id'' or ''$steps.charge.receipt'' in it are replaced by that part of the run''s input or of an earlier step''s output (null when there is none; quote names with dots or spaces: ''$steps."my step".x''; a string that begins with a dollar sign otherwise is written with two); left out, the first step gets the run''s input, others the output of the step before, or, when there are several, an object of their outputs by step name. after: names of the steps that must have ended before; left out, the step before in the list; ''{}'': the run begins with it. run_if: a jsonpath such as ''$run.amount > 100'' or ''$steps.check.ok == true''; when it gives nothing, null or false the step is skipped. undo: a handler, or undo_queue: a queue, that undoes the step when the run fails or is cancelled later on: those of all steps run one after the other, the last step''s first. It gets the step''s output, else its input, and has undo: true in its headers. Of a step outside, or a procedure, it also runs for attempts that failed or were lost, so it must be idempotent. retry and timeout hold for it too; when it fails for good the run is parked. retry, timeout (of one attempt), priority: default those of the workflow. on_failure: when it has failed for good: fail (the run), skip (go on without it), park (the run, until retry() or cancel()); default the workflow''s.
 Returns jsonb. Errors: 22023 bad value.';
 
 CREATE FUNCTION underway_internal.map(
@@ -250,8 +250,8 @@ CREATE FUNCTION underway.child(
         on_failure text DEFAULT NULL)
     RETURNS jsonb LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'underway_gateway';
 COMMENT ON FUNCTION underway.child IS
-'Makes a step for create_workflow that runs another workflow; its output is that run''s output. It may be the workflow itself.
-workflow: its name. input, after, run_if, on_failure: as in step.
+'Makes a step for create_workflow that runs another workflow; its output is that run''s output, and it fails when that run fails or is cancelled. The run is of the version that is then the current one, started by the owner of this workflow, who needs the right enqueue on the other, now and then; at most 100 runs stand one above the other. It is cancelled with its parent, whose end waits for its. What it did is undone by its own steps, not when its parent fails later on.
+workflow: its name, which may be that of this workflow. input, after, run_if, on_failure: as in step.
 Returns jsonb. Errors: 22023 bad value.';
 
 CREATE FUNCTION underway_internal.finally(
@@ -266,6 +266,6 @@ CREATE FUNCTION underway.finally(
         name text, handler text DEFAULT NULL, queue text DEFAULT NULL, retry jsonb DEFAULT NULL, timeout interval DEFAULT NULL)
     RETURNS jsonb LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'underway_gateway';
 COMMENT ON FUNCTION underway.finally IS
-'Makes the last step for create_workflow, which runs however the run ends, after everything else and after what is undone. It gets the run''s input.
+'Makes the last step for create_workflow, which runs however the run ends, after everything else and after what is undone. It gets {"state", "error", "sqlstate", "input", "output"}: how the run ends (succeeded, failed or cancelled), why, the run''s input and its output. A cancel does not stop it. When it fails for good, a run that would have succeeded fails, without being undone; the end of others stays what it was.
 Arguments as in step.
 Returns jsonb. Errors: 22023 bad value.';

@@ -40,7 +40,6 @@ CREATE FUNCTION underway_internal.read_step(
 DECLARE
     place text := format('step %s', n);
     f jsonb;
-    bodies text[];
     detail text;
     hint text;
 BEGIN
@@ -79,7 +78,7 @@ BEGIN
         s.undo_name := f ->> 'name';
         s.undo_args := ARRAY(SELECT jsonb_array_elements_text(f -> 'args'));
         s.undo_owner := f ->> 'owner';
-        bodies := bodies || underway_internal.body_digest((f ->> 'oid')::oid);
+        s.undo_digest := underway_internal.body_digest((f ->> 'oid')::oid);
         normal := normal || jsonb_build_object('undo', underway_internal.signature(f));
     END IF;
     IF normal ? 'over' THEN
@@ -88,7 +87,7 @@ BEGIN
         s.over_name := f ->> 'name';
         s.over_args := ARRAY(SELECT jsonb_array_elements_text(f -> 'args'));
         s.over_owner := f ->> 'owner';
-        bodies := bodies || underway_internal.body_digest((f ->> 'oid')::oid);
+        s.over_digest := underway_internal.body_digest((f ->> 'oid')::oid);
         normal := normal || jsonb_build_object('over', underway_internal.signature(f));
     END IF;
     IF normal ? 'queue' THEN
@@ -101,7 +100,8 @@ BEGIN
         s.child_queue := underway_internal.find_step_queue(caller, q, normal ->> 'workflow', 'workflow');
     END IF;
     -- A queue that was dropped and made again is another one, and so is a function that somebody else made.
-    identity := concat_ws(',', s.body_digest, bodies::text, s.handler_owner, s.undo_owner, s.over_owner, s.target_queue, s.undo_queue, s.child_queue);
+    identity := concat_ws(',', s.body_digest, s.undo_digest, s.over_digest, s.handler_owner, s.undo_owner, s.over_owner, s.target_queue,
+        s.undo_queue, s.child_queue);
 EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
     RAISE EXCEPTION USING ERRCODE = SQLSTATE, MESSAGE = format('%s: %s', place, SQLERRM), DETAIL = detail, HINT = hint;

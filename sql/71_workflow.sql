@@ -157,7 +157,7 @@ CREATE FUNCTION underway.create_workflow(
     RETURNS int LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_gateway';
 COMMENT ON FUNCTION underway.create_workflow IS
 'Defines a workflow, or defines it anew; a new one needs the CREATE privilege on the database. Steps that are as in an earlier version, function bodies included, make that version the current one; others make a new version. Runs in flight stay on theirs. The settings become exactly what this call says or implies.
-name: 1 to 128 bytes, shared with queues: rights on the workflow are given by grant_queue, it is stopped by pause_queue. steps: 1 to 1000, made by step(), map(), wait(), sleep(), child() and, as the last, finally(). concurrency, group_concurrency, priority, keep, durability, settings, run_as: as in create_queue, of the steps that run in the server; keep also of the runs. retry, timeout (of one attempt): of steps that give none. on_failure: when a step that gives none has failed for good: fail (default), skip, park. on_change: when a step''s function is not as it was at definition and a run comes to it: continue (default), pause or fail the run. run_timeout: of a whole run (default none).
+name: 1 to 128 bytes, shared with queues: rights on the workflow are given by grant_queue, it is stopped by pause_queue. steps: 1 to 1000, made by step(), map(), wait(), sleep(), child() and, as the last, finally(). concurrency, group_concurrency, priority, keep, durability, settings, run_as: as in create_queue, of the steps that run in the server; keep also of the runs. retry, timeout (of one attempt): of steps that give none. on_failure: when a step that gives none has failed for good: fail (default), skip, park. on_change: when a run comes to a step, an undo or a finally whose function is gone, or not as it was when the run''s version was defined: continue (default) with what is there, pause the run there until resume(), or fail the run (by an undo that is changed it is parked, as by one that fails). run_timeout: of a whole run (default none).
 To define it anew needs the right manage and, for other steps, settings or run_as, the ability to become the owner; to name a queue or another workflow, the right enqueue on it, which the owner needs too.
 Returns the version. Errors: 42710 a queue has that name, 42704 no such queue, workflow or role, 42883 no such function, 42501 not allowed, 22023 bad value.';
 
@@ -165,7 +165,6 @@ CREATE FUNCTION underway_internal.drop_workflow(caller oid, name text, force boo
 #variable_conflict use_variable
 DECLARE
     q underway_internal.queue;
-    run_id uuid;
     n bigint;
 BEGIN
     PERFORM underway_internal.workflow_for(caller, name, 'manage');
@@ -185,10 +184,13 @@ BEGIN
         END IF;
     END IF;
     PERFORM underway_internal.refuse_used_queue(q, force);
-    FOR run_id IN SELECT r.id FROM underway_internal.run r WHERE r.queue_id = q.id LOOP
-        PERFORM underway_internal.cancel_run(run_id,
-            format('workflow "%s" was dropped by %s', q.name, pg_get_userbyid(caller)), false);
-    END LOOP;
+    IF EXISTS (SELECT FROM underway_internal.run r WHERE r.queue_id = q.id) THEN
+        INSERT INTO underway_internal.run_control (run_id, kind, undo, message, asked_by, requested_at)
+            SELECT r.id, 'cancel', false, format('workflow "%s" was dropped by %s', q.name, pg_get_userbyid(caller)), pg_get_userbyid(caller),
+                underway_internal.clock()
+            FROM underway_internal.run r WHERE r.queue_id = q.id;
+        PERFORM underway_internal.note_control();
+    END IF;
     RETURN underway_internal.bury_queue(caller, q);
 END $$;
 

@@ -125,7 +125,7 @@ BEGIN
           AND NOT EXISTS (SELECT FROM underway_internal.step y
               WHERE y.queue_id = q.id AND y.version = v.version AND x.name = ANY (y.after));
     RETURN E'flowchart TD\n    begin([' || underway_internal.mermaid_label(q.name) || '])' || nodes || E'\n    done(["end"])'
-        || edges || finals || coalesce(format(E'\n    %s --> done', last_step), '');
+        || edges || finals || coalesce(E'\n    ' || last_step || ' --> done', '');
 END $$;
 
 CREATE FUNCTION underway_internal.explain_workflow(caller oid, name text, version int, format text) RETURNS text

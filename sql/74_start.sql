@@ -58,16 +58,19 @@ BEGIN
     END IF;
     IF s.kind = 'wait' THEN
         t.timeout := NULL;
+    ELSIF phase = 'undo' THEN
+        r.headers := coalesce(r.headers, '{}') || '{"undo": true}';     -- both may go to one queue
     END IF;
-    chained := t.queue_id = who.queue_id AND due <= now AND (who).worker IS NOT NULL;
+    -- A child is worked by others.
+    chained := phase IS DISTINCT FROM 'child' AND t.queue_id = who.queue_id AND due <= now AND (who).worker IS NOT NULL;
     INSERT INTO underway_internal.task AS x (id, queue_id, priority, state, run_at, enqueued_at, attempt, slot, generation, boot,
             claimed_at, enqueued_by, input, headers, group_key, timeout, retry, worker, run_id, version, step, item, phase)
-        VALUES (t.id, t.queue_id, t.priority, CASE WHEN chained THEN 'in_progress' ELSE 'pending' END, due, now,
+        VALUES (t.id, t.queue_id, t.priority, CASE WHEN chained THEN 'in_progress' WHEN phase = 'child' THEN 'waiting' ELSE 'pending' END, due, now,
             CASE WHEN chained THEN 1 ELSE 0 END, CASE WHEN chained THEN who.slot END, CASE WHEN chained THEN who.generation END,
             CASE WHEN chained THEN who.boot END, CASE WHEN chained THEN now END, r.started_by, coalesce(input, '{}'), r.headers,
             r.group_key, t.timeout, t.retry, CASE WHEN chained THEN who.worker END, r.id, r.version, s.name, item, phase)
         RETURNING x.* INTO t;
-    IF chained IS NOT TRUE THEN
+    IF t.state = 'pending' THEN
         PERFORM underway_internal.note(t.queue_id, t.priority, due, t.id);
     END IF;
     RETURN t;
@@ -108,6 +111,10 @@ BEGIN
     END IF;
     INSERT INTO underway_internal.task (id, queue_id, priority, run_at, enqueued_at, enqueued_by, input, run_id, version)
         VALUES (id, r.queue_id, r.priority, coalesce(due, now), now, r.started_by, '{}', r.id, r.version);
+    IF EXISTS (SELECT FROM underway_internal.run_control c WHERE c.run_id = r.id) THEN
+        -- No worker may be free for it, or allowed on the queue: who has asked something must not wait for that.
+        PERFORM underway_internal.ask_run(r.id, 'look', NULL, NULL, r.started_by);
+    END IF;
     RETURN underway_internal.note(r.queue_id, r.priority, coalesce(due, now), id);
 END $$;
 
@@ -116,8 +123,9 @@ CREATE FUNCTION underway_internal.begin_run(r underway_internal.run, due timesta
 BEGIN
     r.state := 'running';
     r.undo := true;
-    r.started_at := underway_internal.clock();
+    r.started_at := coalesce(r.started_at, underway_internal.clock());
     INSERT INTO underway_internal.run SELECT r.*;
+    PERFORM underway_internal.note_deadline(r.deadline);
     PERFORM underway_internal.advance(r, NULL, NULL, due, NULL);
     RETURN true;
 END $$;
@@ -131,12 +139,12 @@ DECLARE
     q underway_internal.queue := underway_internal.workflow_for(caller, workflow, 'enqueue');
     r underway_internal.run;
     w underway_internal.workflow;
-    due timestamptz := underway_internal.clock();
+    now timestamptz := underway_internal.clock();
+    due timestamptz := now;
     other uuid;
 BEGIN
     IF num_nonnulls(delay, run_at, priority, headers) > 0 THEN
-        PERFORM underway_internal.check_task_options(delay, run_at, priority, NULL, NULL, NULL, NULL, headers);
-        due := coalesce(run_at, due + delay, due);
+        due := (underway_internal.check_task_options(now, delay, run_at, priority, NULL, NULL, NULL, NULL, headers)).due;
     END IF;
     PERFORM underway_internal.check_interval(timeout, 'timeout', '1 millisecond', '1000 years');
     PERFORM underway_internal.check_key(key, 'key');
@@ -149,14 +157,10 @@ BEGIN
     END IF;
     r.id := underway_internal.new_id();
     IF key IS NOT NULL THEN
-        LOOP
-            INSERT INTO underway_internal.task_key AS k (queue_id, key, task_id) VALUES (q.id, key, r.id) ON CONFLICT DO NOTHING;
-            EXIT WHEN FOUND;
-            SELECT k.task_id INTO other FROM underway_internal.task_key k WHERE k.queue_id = q.id AND k.key = key;
-            IF FOUND THEN
-                RETURN other;
-            END IF;
-        END LOOP;
+        other := underway_internal.take_key(q.id, key, r.id);
+        IF other <> r.id THEN
+            RETURN other;
+        END IF;
     END IF;
     r.queue_id := q.id;
     r.version := coalesce(version, w.version);
@@ -166,6 +170,7 @@ BEGIN
     r.key := key;
     r.group_key := group_key;
     r.started_by := pg_get_userbyid(caller);
+    r.started_at := now;
     r.deadline := due + coalesce(timeout, w.run_timeout);
     PERFORM underway_internal.begin_run(r, due);
     RETURN r.id;

@@ -13,12 +13,12 @@ BEGIN
 END $$;
 
 CREATE FUNCTION underway_internal.record_result(
-        t underway_internal.task, state text, input jsonb, output jsonb, error text, sqlstate text)
+        t underway_internal.task, state text, input jsonb, output jsonb, error text, sqlstate text, undo text)
     RETURNS bool LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO underway_internal.step_result (run_id, step, item, state, input, output, error, sqlstate, task_id, ended_at)
+    INSERT INTO underway_internal.step_result (run_id, step, item, state, input, output, error, sqlstate, task_id, ended_at, undo)
         VALUES (t.run_id, t.step, t.item, record_result.state, record_result.input, record_result.output, record_result.error,
-            record_result.sqlstate, t.id, underway_internal.clock());
+            record_result.sqlstate, t.id, underway_internal.clock(), record_result.undo);
     RETURN true;
 END $$;
 
@@ -39,7 +39,9 @@ BEGIN
             VALUES (r.id, s.name, 'skipped', underway_internal.input_of(r, s, previous), underway_internal.clock());
         RETURN NULL;
     END IF;
-    IF s.kind = 'sleep' THEN
+    IF s.kind = 'child' THEN
+        RETURN underway_internal.begin_child(r, s, underway_internal.input_of(r, s, previous), due);
+    ELSIF s.kind = 'sleep' THEN
         phase := 'sleep';
     ELSIF s.kind = 'wait' THEN
         phase := 'wait';
@@ -52,7 +54,7 @@ BEGIN
             PERFORM underway_internal.nudge(r.id);      -- there may be one that this snapshot does not see
         END IF;
     END IF;
-    RETURN underway_internal.put_step(r, s, phase, -1, underway_internal.input_of(r, s, previous), due, who);
+    RETURN underway_internal.put_function_step(r, s, phase, -1, underway_internal.input_of(r, s, previous), due, who);
 END $$;
 
 -- Begins whatever can begin: steps without result that are not under way, and whose predecessors have results. from_step: only those
@@ -201,14 +203,12 @@ BEGIN
         WHERE x.run_id = forget_results.run_id AND x.step = ANY (steps) GROUP BY x.step),
     gone AS (
         DELETE FROM underway_internal.step_result x
-        USING underway_internal.run r, underway_internal.step s
         WHERE x.run_id = forget_results.run_id AND x.step = ANY (steps) AND x.item >= -1
-          AND r.id = x.run_id AND s.queue_id = r.queue_id AND s.version = r.version AND s.name = x.step
-        RETURNING x.*, (s.undo_name IS NOT NULL OR s.undo_queue IS NOT NULL) AND (s.kind <> 'map' OR x.item >= 0) AS undoable)
-    INSERT INTO underway_internal.step_result (run_id, step, item, state, input, output, error, sqlstate, task_id, ended_at, seq)
+        RETURNING x.*)
+    INSERT INTO underway_internal.step_result (run_id, step, item, state, input, output, error, sqlstate, task_id, ended_at, seq, undo)
         SELECT g.run_id, g.step, l.item - row_number() OVER (PARTITION BY g.step ORDER BY g.seq), g.state, g.input, g.output, g.error,
-            g.sqlstate, g.task_id, g.ended_at, g.seq
-        FROM gone g JOIN lowest l ON l.step = g.step WHERE g.undoable;
+            g.sqlstate, g.task_id, g.ended_at, g.seq, g.undo
+        FROM gone g JOIN lowest l ON l.step = g.step WHERE g.undo IS NOT NULL;
     RETURN true;
 END $$;
 

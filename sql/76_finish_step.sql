@@ -35,10 +35,16 @@ BEGIN
                 format('no signal "%s" came within %s', s.signal, s.timeout), NULL, NULL, NULL, NULL);
             goes_on := true;
         END IF;
+    ELSIF s.kind = 'child' THEN
+        output := t.headers #> '{child,output}';
+        IF t.headers #>> '{child,state}' <> 'succeeded' THEN
+            PERFORM underway_internal.archive_child(t);
+            goes_on := true;
+        END IF;
     ELSIF s.kind = 'map' AND t.phase IS NULL THEN
         SELECT x.* INTO r FROM underway_internal.run x WHERE x.id = t.run_id FOR NO KEY UPDATE;
         goes_on := r.ending IS NULL AND underway_internal.open_map(r, s, t, output);
-        output := '[]';
+        output := (underway_internal.collect(t, s)).output;
     ELSIF s.kind = 'map' THEN
         c := underway_internal.collect(t, s);
         output := c.output;
@@ -63,6 +69,7 @@ DECLARE
     r underway_internal.run;
     passed_on jsonb := coalesce(output, t.input);
     state text := 'succeeded';
+    undone bigint;
 BEGIN
     SELECT x AS step, v.linear, q.keep = 'all' AS kept INTO d
         FROM underway_internal.run y
@@ -71,7 +78,7 @@ BEGIN
         JOIN underway_internal.queue q ON q.id = t.queue_id
         WHERE y.id = t.run_id;
     s := d.step;
-    IF s.kind IN ('wait', 'map') AND t.item < 0 THEN
+    IF s.kind IN ('wait', 'map', 'child') AND t.item < 0 AND t.phase IS DISTINCT FROM 'undo' THEN
         e := underway_internal.end_special(t, s, output);
         IF e.goes_on THEN
             RETURN;
@@ -79,27 +86,35 @@ BEGIN
         output := e.output;
         passed_on := e.passed_on;
         state := e.state;
+        IF s.kind = 'child' THEN
+            t.headers := t.headers #- '{child,output}';
+        END IF;
     END IF;
     IF d.kept THEN
         PERFORM underway_internal.archive_step(t, output, notices);
     END IF;
     PERFORM underway_internal.finished(t.id);
-    IF t.item >= 0 THEN
+    IF t.phase = 'undo' THEN
+        undone := underway_internal.undone(t);
+    ELSIF t.item >= 0 THEN
         e := underway_internal.finish_child(t, s, output, who);
         look := e.look;
         next := e.next;
         RETURN;
+    ELSE
+        PERFORM underway_internal.record_result(t, state, NULL, passed_on, NULL, NULL, underway_internal.undo_of(t, s, state, NULL));
     END IF;
-    PERFORM underway_internal.record_result(t, state, NULL, passed_on, NULL, NULL);
     IF NOT d.linear AND (t.slot IS NULL OR current_setting('transaction_isolation') <> 'read committed') THEN
         PERFORM underway_internal.nudge(t.run_id);
         RETURN;
     END IF;
     SELECT x.* INTO r FROM underway_internal.run x WHERE x.id = t.run_id FOR NO KEY UPDATE;
-    IF r.ending IS NOT NULL THEN
+    IF r.state IN ('paused', 'parked') THEN
+        RETURN;     -- whoever lets it go on looks
+    ELSIF undone IS NOT NULL THEN
+        next := underway_internal.undo_more(r, undone, who);
+    ELSIF r.ending IS NOT NULL THEN
         next := underway_internal.close_run(r, who);
-    ELSIF r.state <> 'running' THEN
-        RETURN;     -- paused or parked: whoever lets it go on looks
     ELSIF decision = 'go_to' THEN
         next := underway_internal.go_to(r, s, target, passed_on, due, who);
     ELSIF decision = 'finish' THEN
@@ -114,14 +129,24 @@ BEGIN
 END $$;
 
 -- A step that ended for good and did not succeed: called where its task goes to the archive, in whatever session. Locks nothing.
-CREATE FUNCTION underway_internal.step_lost(t underway_internal.task, state text, sqlstate text, message text) RETURNS bool
-    LANGUAGE plpgsql AS $$
+CREATE FUNCTION underway_internal.step_lost(
+        t underway_internal.task, state text, output jsonb, reason text, sqlstate text, message text)
+    RETURNS bool LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
+DECLARE
+    s underway_internal.step;
 BEGIN
-    IF t.step IS NULL OR NOT EXISTS (SELECT FROM underway_internal.run x WHERE x.id = t.run_id) THEN
+    SELECT x.* INTO s FROM underway_internal.run r
+        JOIN underway_internal.step x ON x.queue_id = r.queue_id AND x.version = r.version AND x.name = t.step
+        WHERE r.id = t.run_id;
+    IF NOT FOUND THEN
         RETURN false;
+    ELSIF t.phase = 'undo' THEN
+        PERFORM underway_internal.undo_failed(t, sqlstate, message);
+    ELSE
+        PERFORM underway_internal.record_result(t, state, t.input, output, message, sqlstate,
+            underway_internal.undo_of(t, s, state, reason));
     END IF;
-    PERFORM underway_internal.record_result(t, state, t.input, NULL, message, sqlstate);
     RETURN underway_internal.nudge(t.run_id);
 END $$;
 
@@ -155,10 +180,10 @@ DECLARE
     f record;
     policy text;
 BEGIN
-    IF r.ending IS NOT NULL THEN
-        RETURN underway_internal.close_run(r, who);
-    ELSIF r.state <> 'running' THEN
+    IF r.state IN ('paused', 'parked') THEN
         RETURN NULL;
+    ELSIF r.ending IS NOT NULL THEN
+        RETURN underway_internal.close_run(r, who);
     END IF;
     FOR f IN SELECT x.step, x.input, x.error, x.sqlstate, coalesce(s.on_failure, w.on_failure) AS policy
             FROM underway_internal.step_result x
@@ -191,79 +216,26 @@ BEGIN
     RETURN underway_internal.advance(r, NULL, NULL, underway_internal.clock(), who);
 END $$;
 
--- Stops what is under way: all of a run, or the children of one of its maps. What is in progress is told, and tells by its end. False:
--- there was nothing. One that somebody has locked is looked at again soon.
-CREATE FUNCTION underway_internal.stop_some(r underway_internal.run, map text, message text) RETURNS bool LANGUAGE plpgsql AS $$
-#variable_conflict use_variable
-DECLARE
-    t underway_internal.task;
-    stopped bool := false;
-    busy bool := false;
-BEGIN
-    FOR t IN SELECT x.* FROM underway_internal.task x
-            WHERE x.run_id = r.id AND x.step IS NOT NULL AND (map IS NULL OR x.step = map AND x.item >= 0) LOOP
-        IF t.state <> 'in_progress' THEN
-            t := underway_internal.lock_row(t, false);
-        END IF;
-        IF t.id IS NULL THEN
-            busy := true;
-        ELSIF t.state = 'in_progress' THEN
-            INSERT INTO underway_internal.cancel_request VALUES (t.id, message, underway_internal.clock()) ON CONFLICT DO NOTHING;
-            PERFORM underway_internal.note_cancelled(t.id);
-        ELSE
-            DELETE FROM underway_internal.task x WHERE x.id = t.id;
-            PERFORM underway_internal.archive_task(t, 'cancelled', NULL, 'run ended', NULL, message, NULL, NULL, NULL, NULL);
-            stopped := true;
-        END IF;
-    END LOOP;
-    IF busy THEN
-        PERFORM underway_internal.nudge(r.id, underway_internal.clock() + interval '20 milliseconds');
-    END IF;
-    RETURN stopped;
-END $$;
-
--- A run that is to end: its other tasks are stopped, then what is to be undone is, then `finally` runs, then it ends. Each of these calls
--- comes back here when it is done.
-CREATE FUNCTION underway_internal.close_run(r underway_internal.run, who underway_internal.claimer) RETURNS underway_internal.task
-    LANGUAGE plpgsql AS $$
-BEGIN
-    IF EXISTS (SELECT FROM underway_internal.task x WHERE x.run_id = r.id AND x.step IS NOT NULL) THEN
-        IF (SELECT x.ending IS NULL FROM underway_internal.run x WHERE x.id = r.id) THEN
-            -- Known to all before anything is stopped: a map's child that ends just now then sees it after its commit, or is found ended.
-            UPDATE underway_internal.run x SET ending = r.ending, reason = r.reason, error = r.error, sqlstate = r.sqlstate,
-                output = r.output WHERE x.id = r.id;
-            PERFORM underway_internal.nudge(r.id);
-            RETURN NULL;
-        END IF;
-        PERFORM underway_internal.stop_some(r, NULL, CASE r.ending WHEN 'cancelled' THEN coalesce(r.error, 'the run was cancelled')
-            WHEN 'failed' THEN 'the run failed' ELSE 'the run has finished' END);
-        IF EXISTS (SELECT FROM underway_internal.task x WHERE x.run_id = r.id AND x.step IS NOT NULL) THEN
-            RETURN NULL;
-        END IF;
-    END IF;
-    PERFORM underway_internal.end_run(r);
-    RETURN NULL;
-END $$;
-
 -- Off the hot tables.
 CREATE FUNCTION underway_internal.end_run(r underway_internal.run) RETURNS bool LANGUAGE plpgsql AS $$
 DECLARE
     keep text := (SELECT q.keep FROM underway_internal.queue q WHERE q.id = r.queue_id);
+    results jsonb := underway_internal.take_results(r.id, r.ending = 'succeeded');
 BEGIN
     DELETE FROM underway_internal.run x WHERE x.id = r.id;
     IF keep = 'all' OR keep = 'failed' AND r.ending = 'failed' THEN
         INSERT INTO underway_internal.run_archive (slot, id, queue_id, version, state, input, headers, priority, key, group_key, parent,
-                parent_step, started_by, started_at, finished_at, reason, error, sqlstate, output)
+                parent_step, started_by, started_at, finished_at, reason, error, sqlstate, output, results, deadline)
             VALUES (CASE WHEN r.ending = 'succeeded' THEN underway_internal.ring_current('succeeded', 0)
                          ELSE underway_internal.ring_current('ended', 8) END,
                 r.id, r.queue_id, r.version, r.ending, r.input, r.headers, r.priority, r.key, r.group_key, r.parent, r.parent_step,
-                r.started_by, r.started_at, underway_internal.clock(), r.reason, r.error, r.sqlstate, r.output);
+                r.started_by, r.started_at, underway_internal.clock(), r.reason, r.error, r.sqlstate, r.output, results, r.deadline);
     ELSIF r.key IS NOT NULL THEN
         DELETE FROM underway_internal.task_key k WHERE k.queue_id = r.queue_id AND k.key = r.key AND k.task_id = r.id;
     END IF;
-    DELETE FROM underway_internal.step_result x WHERE x.run_id = r.id;
     DELETE FROM underway_internal.signal x WHERE x.run_id = r.id;
     DELETE FROM underway_internal.run_control x WHERE x.run_id = r.id;
+    PERFORM underway_internal.child_ended(r);
     PERFORM underway_internal.finished(r.id);
     RETURN true;
 END $$;

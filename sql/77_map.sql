@@ -2,7 +2,7 @@
 -- Invariant: children lock nothing of the run. Who finds that none is left makes the map's task pending, which happens once.
 
 -- A map that begins: its children, in the order of the items; the first `concurrency` of them pending, the others waiting. False: there
--- are no items. t was deleted, and is put back. output: the array that the map's function gave, if it has one.
+-- are no items, or none that has not succeeded in an earlier life of the run. t was deleted, and is put back. output: the array that the map's function gave, if it has one.
 CREATE FUNCTION underway_internal.open_map(
         r underway_internal.run, s underway_internal.step, t underway_internal.task, output jsonb)
     RETURNS bool LANGUAGE plpgsql AS $$
@@ -14,17 +14,26 @@ DECLARE
     timeout interval := t.timeout;
     n bigint;
     first_id uuid := underway_internal.new_id();
+    again bool := EXISTS (SELECT FROM underway_internal.step_result x WHERE x.run_id = r.id AND x.step = s.name AND x.item >= 0);
     at_once int := CASE WHEN r.state = 'running' THEN coalesce(s.concurrency, 2147483647) ELSE 0 END;
 BEGIN
     IF target <> r.queue_id THEN
         SELECT nullif(coalesce(q.retry, '{}') || coalesce(s.retry, '{}'), '{}'), coalesce(s.timeout, q.timeout) INTO retry, timeout
             FROM underway_internal.queue q WHERE q.id = r.queue_id;
     END IF;
+    IF again THEN
+        PERFORM underway_internal.keep_items(r.id, s.name,
+            ARRAY(SELECT coalesce(i.item, 'null') FROM underway_internal.map_items(r, s, t, output) WITH ORDINALITY i(item, n) ORDER BY i.n));
+    END IF;
     INSERT INTO underway_internal.task (id, queue_id, priority, state, run_at, enqueued_at, enqueued_by, input, headers, group_key,
             timeout, retry, run_id, version, step, item)
-        SELECT underway_internal.new_id(), target, t.priority, CASE WHEN i.n <= at_once THEN 'pending' ELSE 'waiting' END, now, now,
-            t.enqueued_by, coalesce(i.item, 'null'), t.headers, t.group_key, timeout, retry, t.run_id, t.version, t.step, i.n - 1
-        FROM underway_internal.map_items(r, s, t, output) WITH ORDINALITY i(item, n);
+        SELECT underway_internal.new_id(), target, t.priority, CASE WHEN i.place <= at_once THEN 'pending' ELSE 'waiting' END, now, now,
+            t.enqueued_by, i.item, t.headers, t.group_key, timeout, retry, t.run_id, t.version, t.step, i.n - 1
+        FROM (SELECT coalesce(m.item, 'null') AS item, m.n, row_number() OVER (ORDER BY m.n) AS place
+              FROM underway_internal.map_items(r, s, t, output) WITH ORDINALITY m(item, n)
+              WHERE NOT again OR NOT EXISTS (SELECT FROM underway_internal.step_result x
+                  WHERE x.run_id = r.id AND x.step = s.name AND x.item = m.n - 1)) i
+        ORDER BY i.n;
     GET DIAGNOSTICS n = ROW_COUNT;
     IF n = 0 THEN
         RETURN false;
@@ -99,7 +108,8 @@ CREATE FUNCTION underway_internal.finish_child(
 DECLARE
     begun underway_internal.task;
 BEGIN
-    PERFORM underway_internal.record_result(t, 'succeeded', t.input, output, NULL, NULL);
+    PERFORM underway_internal.record_result(t, 'succeeded', t.input, output, NULL, NULL,
+        underway_internal.undo_of(t, s, 'succeeded', NULL));
     IF t.slot IS NULL THEN
         PERFORM underway_internal.note_look();
         RETURN;

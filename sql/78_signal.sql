@@ -63,7 +63,8 @@ BEGIN
     RETURN all_seen;
 END $$;
 
--- The unfinished run, for somebody who may steer it: who started it, and who has the right manage on the workflow.
+-- The unfinished run, for somebody who may steer it: who started it, and who has the right manage on the workflow. wanted null: also one that
+-- has ended, which has no state then.
 CREATE FUNCTION underway_internal.steered_run(caller oid, id uuid, wanted text) RETURNS underway_internal.run LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
@@ -76,7 +77,7 @@ BEGIN
             PERFORM underway_internal.refuse_queue(caller, q, 'manage');
         END IF;
     END IF;
-    IF r.state IS NULL THEN
+    IF r.state IS NULL AND wanted IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = '55000',
             MESSAGE = format('run %s has ended (%s), so it cannot be %s', id, (underway_internal.ended_run(id)).state, wanted),
             HINT = 'Only a run that goes on can be.';

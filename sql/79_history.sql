@@ -40,7 +40,7 @@ BEGIN
         SELECT t.* FROM underway_internal.task t WHERE t.run_id = r.id AND t.step IS NOT NULL),
     ids AS (
         SELECT d.id, d.step, d.item, d.phase FROM done d UNION SELECT g.id, g.step, g.item, g.phase FROM going_on g)
-    SELECT h.step, nullif(h.item, -1), CASE WHEN h.phase = 'undo' THEN 'undo' ELSE s.kind END, h.attempt, h.outcome, h.due_at,
+    SELECT h.step, CASE WHEN h.item >= 0 THEN h.item END, CASE WHEN h.phase = 'undo' THEN 'undo' ELSE s.kind END, h.attempt, h.outcome, h.due_at,
         h.started_at, h.ended_at, h.worker, h.input, h.output, h.sqlstate, h.error, h.detail, h.hint, h.context, h.notices, h.task_id
     FROM (
         SELECT d.step, d.item, d.phase, d.attempt, d.state AS outcome, d.run_at AS due_at, d.started_at, d.finished_at AS ended_at,

@@ -62,7 +62,7 @@ GRANT EXECUTE ON FUNCTION
     underway.step, underway.map, underway.wait, underway.sleep, underway.child, underway.finally,
     underway.create_workflow, underway.drop_workflow, underway.explain_workflow,
     -- runs of workflows
-    underway.start, underway.history, underway.signal, underway.find_run,
+    underway.start, underway.history, underway.signal, underway.fork, underway.find_run,
     -- operation
     underway.adopt, underway.check_health, underway.version,
     -- tests

@@ -8,6 +8,7 @@
 #include "process.hpp"
 #include "reclaim.hpp"
 #include "settings.hpp"
+#include "steer.hpp"
 #include "upkeep.hpp"
 
 #include <algorithm>
@@ -120,6 +121,9 @@ void publish(uint32 generation) {
   // Unless somebody has found a queue blocked meanwhile: then we look again, and must hear of what
   // comes until we do.
   db->blocked = blocked || db->generation != generation;
+  if (blocked) {
+    db->next_expiry = DT_NOBEGIN;  // nobody claims from it: its tasks' ttl is for us to mind
+  }
   if (held > 0 && !db->told_held.exchange(true)) {
     pg::call([held] {
       ereport(WARNING, (errmsg("underway: %d queues of this database are held: they come from a "
@@ -204,7 +208,9 @@ TimestampTz round() {
   upkeep::survey(queues);
   TimestampTz next = DT_NOEND;
   if (upkeep::has_home(queues)) {
-    next = std::min({upkeep::run(db, queues), reclaim::stale_leases(db), reclaim::cancels(db)});
+    next = steer::run(db);  // before what it cancels is looked at
+    next =
+        std::min({next, upkeep::run(db, queues), reclaim::stale_leases(db), reclaim::cancels(db)});
   }
   next = std::min(next, pool::fit(db, queues));
   next = std::min(next, next_safety_check);
@@ -284,6 +290,7 @@ void run() {
         reclaim::earlier_work(db);
         db->cancels = true;  // a crash may have come before they were applied
         db->looks = true;
+        db->controls = true;
         caught_up = true;
       }
       until = round();
@@ -291,7 +298,8 @@ void run() {
       process::endure(e, &failures);
       continue;
     }
-    db->failures = failures = 0;
+    db->failures = 0;
+    process::recovered(&failures);
     TimestampTz wait = until == DT_NOEND ? 3600 * USECS_PER_SEC : until - GetCurrentTimestamp();
     if (!has_workers()) {
       wait = std::min(

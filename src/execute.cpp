@@ -101,9 +101,7 @@ class attempt {
     }));
     function_.find();
     pg::call([&] {
-      // Not with a suspect: its end could be lost with the next crash, and be charged to it.
-      if (q_->async &&
-          std::all_of(tasks, tasks + n, [](const claimed_task& t) { return t.crashes == 0; })) {
+      if (q_->async && !flushed(tasks, n)) {
         (void)set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
                                 GUC_ACTION_LOCAL, true, 0, false);
       }
@@ -116,7 +114,12 @@ class attempt {
       run_one(tasks[i], &results_[i]);
     }
     culprit = n == 1 ? 0 : -1;
-    pg::call([] { waitpoint(waitpoint_id::handler_done); });
+    pg::call([&] {
+      waitpoint(waitpoint_id::handler_done);
+      if (flushed(tasks, n)) {
+        ForceSyncCommit();
+      }
+    });
     complete(q_, tasks, results_, n, next_);
     keep_claim();
     pg::call([] { waitpoint(waitpoint_id::finished); });
@@ -142,6 +145,11 @@ class attempt {
     if (next_ != nullptr && next_->found && !q_->async) {
       pg::call([] { ForceSyncCommit(); });
     }
+  }
+
+  // With a suspect: its end could be lost with the next crash, and be charged to it.
+  static bool flushed(const claimed_task* tasks, int n) noexcept {
+    return std::any_of(tasks, tasks + n, [](const claimed_task& t) { return t.crashes > 0; });
   }
 
   void run_one(const claimed_task& task, finished_task* to) {
@@ -191,6 +199,7 @@ template <class F> void persist(F&& record) {
   for (int failures = 0;;) {
     try {
       record();
+      process::recovered(&failures);
       return;
     } catch (pg::error& e) {
       if (failures == most_failures) {
@@ -293,6 +302,7 @@ void run_in_a_row(queue_info* q, claimed_task task, MemoryContext memory, const 
       return;
     }
     task = next.task;
+    pg::call([] { waitpoint(waitpoint_id::chained); });
     pg::call([] { CHECK_FOR_INTERRUPTS(); });
   }
 }

@@ -14,8 +14,9 @@
 namespace underway {
 
 void wake_external(Oid database, int queue_id, int wanted) noexcept {
+  work_waiter* const waiters = shared->work_waiters();
   for (int n = 0; n < shared->awaiters_size && wanted > 0; n++) {
-    work_waiter& w = shared->work_waiters()[n];
+    work_waiter& w = waiters[n];
     const int proc = w.proc_plus_one;
     if (proc == 0 || w.database != database) {
       continue;
@@ -31,8 +32,9 @@ void wake_external(Oid database, int queue_id, int wanted) noexcept {
 }
 
 void wake_later_than(Oid database, int queue_id, TimestampTz at) noexcept {
+  work_waiter* const waiters = shared->work_waiters();
   for (int n = 0; n < shared->awaiters_size; n++) {
-    work_waiter& w = shared->work_waiters()[n];
+    work_waiter& w = waiters[n];
     const int proc = w.proc_plus_one;
     if (proc == 0 || w.database != database || w.until <= at - shared->clock_offset) {
       continue;
@@ -115,8 +117,8 @@ int claim_own(const source& from, const char* worker, int wanted, claimed_task* 
               MemoryContext memory) {
   int n = 0;
   const pg_uuid_t first = least_own_id();
-  pg::value args[5] = {pg::of(from.queue_id), pg::of(&first), pg::of(wanted),
-                       pg::of(from.max_attempts), {}};
+  pg::value args[5] = {
+      pg::of(from.queue_id), pg::of(&first), pg::of(wanted), pg::of(from.max_attempts), {}};
   pg::call([&] { args[4] = pg::of_text(worker); });
   dequeue_inline.run(args, [&](const pg::row& r) {
     claimed_task& t = tasks[n++];
@@ -417,6 +419,15 @@ UNDERWAY_ENTRY(underway_check_lease_now) {
   check.run(
       &lease, [](const pg::row&) {}, true);
   PG_RETURN_BOOL(true);
+}
+
+UNDERWAY_ENTRY(underway_leases_now) {
+  static pg::statement count("SELECT underway_internal.count_leases($1)", INT4OID);
+  const pg::value queue = pg::of(PG_GETARG_INT32(0));
+  int64 leases = 0;
+  count.run(
+      &queue, [&leases](const pg::row& r) { leases = r.int8(1); }, true);
+  PG_RETURN_INT64(leases);
 }
 
 UNDERWAY_ENTRY(underway_is_ours) {

@@ -148,9 +148,10 @@ void handler::prepare(Oid function, const char* schema, const char* name) {
   takes_input_ = form->pronargs == 1;
   const bool as_it_is = form->prorettype == JSONBOID || form->prorettype == VOIDOID ||
                         is_transition(form->prorettype);
-  kind_ = procedure_ || form->prorettype == VOIDOID ? kind::nothing
-          : is_transition(form->prorettype)         ? kind::transition
-                                                    : kind::jsonb;
+  // A procedure with an INOUT argument returns a record of it (the procedure's one argument).
+  kind_ = form->prorettype == VOIDOID       ? kind::nothing
+          : is_transition(form->prorettype) ? kind::transition
+                                            : kind::jsonb;
   StringInfoData sql;
   initStringInfo(&sql);
   const char* called = quote_qualified_identifier(schema_, name_);

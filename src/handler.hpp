@@ -1,7 +1,7 @@
 // A handler: the SQL function or procedure that a queue runs for each task. Finding it, and running
-// it. Runs in: backends (resolve, find; run for run_inline) and workers (run). Error discipline: server code, called
-// inside pg::call, unless noted. Invariant: stored by schema, name and types, found again by them;
-// run as a top-level statement of the session's user.
+// it. Runs in: backends (resolve, find; run for run_inline) and workers (run). Error discipline:
+// server code, called inside pg::call, unless noted. Invariant: stored by schema, name and types,
+// found again by them; run as a top-level statement of the session's user.
 #pragma once
 
 #include "pg/error.hpp"

@@ -1,9 +1,9 @@
 // run_inline: the tasks that a transaction has made, worked in it, for tests. Runs in: client
-// backends. Error discipline: an entry, which catches: an attempt is a subtransaction, and when that
-// is gone its failure is recorded, as execute.cpp does for workers. What would end the statement
-// anyway (a cancel) is thrown on. Invariants:
-//   - only rows of this transaction are worked (sql/81_inline.sql), so that nobody waits for it, and
-//   none stays in progress;
+// backends. Error discipline: an entry, which catches: an attempt is a subtransaction, and when
+// that is gone its failure is recorded, as execute.cpp does for workers. What would end the
+// statement anyway (a cancel) is thrown on. Invariants:
+//   - only rows of this transaction are worked (sql/81_inline.sql), so that nobody waits for it,
+//   and none stays in progress;
 //   - finding, calling, completing and failing are the workers' own code;
 //   - nothing of a handler reaches the caller's session: identity and settings are as before on
 //   every way out.
@@ -114,8 +114,9 @@ class deferred_triggers {
     set->deferred = false;
     AfterTriggerSetState(set);
     if (deferred_ != NIL) {
-      // Back to what they are at the beginning of a transaction. Names are looked up with the rights
-      // of the user, who need not have any on the schemas. An error restores the user by the abort.
+      // Back to what they are at the beginning of a transaction. Names are looked up with the
+      // rights of the user, who need not have any on the schemas. An error restores the user by the
+      // abort.
       Oid user = InvalidOid;
       int security = 0;
       GetUserIdAndSecContext(&user, &security);
@@ -158,8 +159,7 @@ class inline_run {
         first_(least_own_id()) {
     pg::call([this] {
       memory_ = CurrentMemoryContext;
-      scratch_ =
-          AllocSetContextCreate(memory_, "underway inline attempt", ALLOCSET_DEFAULT_SIZES);
+      scratch_ = AllocSetContextCreate(memory_, "underway inline attempt", ALLOCSET_DEFAULT_SIZES);
       worker_ = psprintf("run_inline (pid %d)", MyProcPid);
     });
   }
@@ -200,10 +200,10 @@ class inline_run {
       for (size_t n = 0; n < worked_.size(); n++) {
         ids[n] = UUIDPGetDatum(&worked_[n].id);
       }
-      args[1] = pg::of_datum(worked_.empty()
-                                 ? PointerGetDatum(construct_empty_array(UUIDOID))
-                                 : pg::uuid_array(ids, static_cast<int>(worked_.size())),
-                             false);
+      args[1] =
+          pg::of_datum(worked_.empty() ? PointerGetDatum(construct_empty_array(UUIDOID))
+                                       : pg::uuid_array(ids, static_cast<int>(worked_.size())),
+                       false);
     });
     report.run(args, [&](const pg::row& r) {
       const pg_uuid_t id = r.uuid(2);
@@ -237,10 +237,10 @@ class inline_run {
       for (size_t n = 0; n < blocked_.size(); n++) {
         ids[n] = Int32GetDatum(blocked_[n]);
       }
-      args[1] = pg::of_datum(blocked_.empty()
-                                 ? PointerGetDatum(construct_empty_array(INT4OID))
-                                 : pg::int4_array(ids, static_cast<int>(blocked_.size())),
-                             false);
+      args[1] =
+          pg::of_datum(blocked_.empty() ? PointerGetDatum(construct_empty_array(INT4OID))
+                                        : pg::int4_array(ids, static_cast<int>(blocked_.size())),
+                       false);
     });
     next_tasks.run(args, [&](const pg::row& r) {
       if (!r.null(3)) {
@@ -435,11 +435,11 @@ UNDERWAY_ENTRY(underway_run_inline) {
                       errhint("What a handler enqueues is run once it has ended.")));
     }
     if (PG_ARGISNULL(0) || PG_GETARG_INT32(0) < 1) {
-      ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                      PG_ARGISNULL(0) ? errmsg("max_tasks must not be null")
-                                      : errmsg("max_tasks must be at least 1, not %d",
-                                               PG_GETARG_INT32(0)),
-                      errhint("Leave it out to run up to 10000.")));
+      ereport(ERROR,
+              (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+               PG_ARGISNULL(0) ? errmsg("max_tasks must not be null")
+                               : errmsg("max_tasks must be at least 1, not %d", PG_GETARG_INT32(0)),
+               errhint("Leave it out to run up to 10000.")));
     }
     InitMaterializedSRF(fcinfo, 0);
   });

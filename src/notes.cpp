@@ -61,6 +61,16 @@ UNDERWAY_ENTRY(underway_note_look) {
   PG_RETURN_BOOL(true);
 }
 
+UNDERWAY_ENTRY(underway_note_control) {
+  note_control();
+  PG_RETURN_BOOL(true);
+}
+
+UNDERWAY_ENTRY(underway_note_deadline) {
+  note_deadline(PG_GETARG_TIMESTAMPTZ(0));
+  PG_RETURN_BOOL(true);
+}
+
 UNDERWAY_ENTRY(underway_finished) {
   pg::call([fcinfo] {
     Datum* ids = nullptr;

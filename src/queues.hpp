@@ -1,6 +1,7 @@
 // The queues of this database as a worker or the coordinator knows them: read from the table, again
-// when `generation` moves. Runs in: workers, coordinators, and run_inline. Error discipline: throws pg::error.
-// Invariant: a queue without `obstacle` may be worked here and now by its owner's workers.
+// when `generation` moves. Runs in: workers, coordinators, and run_inline. Error discipline: throws
+// pg::error. Invariant: a queue without `obstacle` may be worked here and now by its owner's
+// workers.
 #pragma once
 
 #include "marks.hpp"

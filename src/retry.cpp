@@ -49,6 +49,9 @@ const char* fail_attempt(const claimed_task& task, const pg::error& error, const
 void record_failure(const claimed_task& task, const pg::error& error, const char* notices) {
   pg::transaction tx(pg::transaction::kind::ours);
   (void)fail_attempt(task, error, notices, CurrentMemoryContext);
+  if (task.crashes > 0) {
+    pg::call([] { ForceSyncCommit(); });  // as the end of one that succeeds (execute.cpp)
+  }
   tx.commit();
 }
 

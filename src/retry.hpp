@@ -1,6 +1,6 @@
 // Retry: what an attempt that failed leads to, recorded when nothing is left of the attempt.
-// Runs in: workers, and run_inline. Error discipline: throws pg::error. Invariant: a failure of an attempt that is
-// no longer the task's changes nothing.
+// Runs in: workers, and run_inline. Error discipline: throws pg::error. Invariant: a failure of an
+// attempt that is no longer the task's changes nothing.
 #pragma once
 
 #include "context.hpp"

@@ -124,6 +124,17 @@ void check_setting(Oid role, const char* name, const char* value) {
                               "default_transaction_deferrable.")));
     }
   }
+  // Each of these ends the process where it should fail an attempt, which would count as a crash.
+  if (pg_strcasecmp(name, "exit_on_error") == 0) {
+    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                    errmsg("settings: \"%s\" cannot be set for a queue", name),
+                    errhint("It would end the worker instead of the attempt that failed.")));
+  }
+  if (pg_strcasecmp(name, "transaction_timeout") == 0) {
+    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                    errmsg("settings: \"%s\" cannot be set for a queue", name),
+                    errhint("The queue's timeout limits the time of an attempt.")));
+  }
   set_for(role, name, value, false);
 }
 

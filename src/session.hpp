@@ -1,6 +1,6 @@
 // The session that a handler finds: as after DISCARD ALL, plus its queue's settings.
-// Runs in: workers; apply_settings also in run_inline. Error discipline: throws pg::error. Invariant: nothing that one task did to the
-// session reaches the next.
+// Runs in: workers; apply_settings also in run_inline. Error discipline: throws pg::error.
+// Invariant: nothing that one task did to the session reaches the next.
 #pragma once
 
 #include "pg/error.hpp"

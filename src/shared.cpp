@@ -153,11 +153,15 @@ void prepare(database_entry* d, Oid oid) noexcept {
   d->told_held = false;
   d->cancels = false;
   d->looks = false;
+  d->controls = false;
   d->wakes_at = DT_NOEND;
   d->next_expiry = DT_NOEND;
   d->next_stale = DT_NOEND;
+  d->next_deadline = DT_NOEND;
   d->retry_at = DT_NOBEGIN;
   d->failures = 0;
+  d->trouble_at = DT_NOBEGIN;
+  d->trouble[0] = '\0';
   d->oid = oid;
 }
 

@@ -37,14 +37,20 @@ struct database_entry {
   std::atomic<uint32> generation;           // of the queues' settings
   std::atomic<bool> blocked;                // some queue waits for its handler or owner
   std::atomic<bool> told_held;              // the log says that queues are held
-  std::atomic<bool> cancels;  // tasks in progress were cancelled: some may be pending again by now
-  std::atomic<bool> looks;    // a client has finished a child of a map
+  std::atomic<bool> cancels;   // tasks in progress were cancelled: some may be pending again by now
+  std::atomic<bool> looks;     // a client has finished a child of a map
+  std::atomic<bool> controls;  // something was asked of a run
   std::atomic<TimestampTz>
       wakes_at;  // when the coordinator, or without one the launcher, looks again by itself
-  std::atomic<TimestampTz> next_expiry;  // of task-level ttls
-  std::atomic<TimestampTz> next_stale;   // of leases given since the coordinator looked
-  std::atomic<TimestampTz> retry_at;     // back-off of the launcher (real time)
-  std::atomic<int> failures;             // coordinators in a row that failed to start or died
+  std::atomic<TimestampTz> next_expiry;    // of task-level ttls
+  std::atomic<TimestampTz> next_stale;     // of leases given since the coordinator looked
+  std::atomic<TimestampTz> next_deadline;  // of runs started since then
+  std::atomic<TimestampTz> retry_at;       // back-off of the launcher (real time)
+  std::atomic<int> failures;               // coordinators in a row that failed to start or died
+  // Some process of ours last failed at what is ours to do, and no process has done it since (real
+  // time); what it said, under registry_lock.
+  std::atomic<TimestampTz> trouble_at;
+  char trouble[256];
 };
 
 struct shared_state {
@@ -59,10 +65,12 @@ struct shared_state {
   std::atomic<bool> coordinator_waits;  // the launcher found no background worker slot for it
   std::atomic<bool>
       prepared_changes;  // some prepared transaction made or dropped an extension, or changed roles
-  std::atomic<bool> told_no_slot;  // the log says that background worker slots are too few
-  std::atomic<bool> told_no_room;  // the log says that underway.max_workers are too few
-  std::atomic<int> suspects;       // that run now; -1: one, alone
-  std::atomic<uint64> waitpoints;  // tests only: which are armed
+  std::atomic<bool> told_no_slot;      // the log says that background worker slots are too few
+  std::atomic<bool> told_no_room;      // the log says that underway.max_workers are too few
+  std::atomic<uint64> queue_versions;  // stamp.hpp
+  std::atomic<int> queue_commits;      // that are becoming visible
+  std::atomic<int> suspects;           // that run now; -1: one, alone
+  std::atomic<uint64> waitpoints;      // tests only: which are armed
   int databases_size;
   int slots_size;
   int queues_size;

@@ -51,6 +51,12 @@ part part_of(const claimed_task& task) noexcept {
   return task.item < 0 ? part::over : part::itself;  // of a map; of others the two are the same
 }
 
+// What waited is ended by SQL alone, and so is a nudge.
+bool has_function(const claimed_task& task) noexcept {
+  return task.step != nullptr && (task.phase == nullptr || strcmp(task.phase, "undo") == 0 ||
+                                  strcmp(task.phase, "finally") == 0);
+}
+
 // Of our own, or for run_inline a part of the one that is open.
 class some_transaction {
  public:
@@ -103,7 +109,7 @@ constexpr step_function nothing = {};
 }  // namespace
 
 const step_function* find_step(const queue_info* q, const claimed_task& task) {
-  if (task.step == nullptr || (task.phase != nullptr && strcmp(task.phase, "undo") != 0)) {
+  if (!has_function(task)) {
     return &nothing;
   }
   const part which = part_of(task);

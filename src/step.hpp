@@ -1,7 +1,7 @@
 // Steps of workflows: what a task that is one runs, and how it ends: with what comes next, claimed
-// by this worker in the same commit. Runs in: workers, and run_inline. Error discipline: throws pg::error.
-// Invariant: definitions are read before the handler's transaction begins, which touches none of
-// our tables until the handler has ended.
+// by this worker in the same commit. Runs in: workers, and run_inline. Error discipline: throws
+// pg::error. Invariant: definitions are read before the handler's transaction begins, which touches
+// none of our tables until the handler has ended.
 #pragma once
 
 #include "complete.hpp"

@@ -8,6 +8,7 @@
 #include "hooks.hpp"
 #include "launcher.hpp"
 #include "settings.hpp"
+#include "stamp.hpp"
 #include "wake.hpp"
 
 extern "C" {
@@ -26,6 +27,7 @@ void _PG_init(void) {
   underway::install_shared_memory_hooks();
   underway::install_transaction_callbacks();
   underway::install_clock_callbacks();
+  underway::install_stamp_callbacks();
   underway::install_change_callbacks();
   underway::install_hooks();
   underway::register_launcher();

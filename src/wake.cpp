@@ -5,6 +5,7 @@
 #include "clock.hpp"
 #include "external.hpp"
 #include "slots.hpp"
+#include "waitpoint.hpp"
 
 namespace underway {
 
@@ -34,8 +35,10 @@ struct notes {
   bool queue_changed;
   bool made;  // queues: their entries are marked
   bool look;
+  bool control;
   TimestampTz expiry;
   TimestampTz stale;
+  TimestampTz deadline;
   bool finished;
   int finished_count;  // over max_finished: wake all
   pg_uuid_t finished_ids[max_finished];
@@ -244,6 +247,10 @@ void tell() noexcept {
     set_earlier(&db->next_stale, mine.stale);
     n = need::yes;
   }
+  if (mine.deadline != 0 && mine.deadline < db->next_deadline) {
+    set_earlier(&db->next_deadline, mine.deadline);
+    n = need::yes;
+  }
   for (int i = 0; i < mine.pending_count; i++) {
     const pending_note& note = mine.pending[i];
     const int due =
@@ -252,6 +259,10 @@ void tell() noexcept {
   }
   if (mine.look) {
     db->looks = true;
+    n = need::yes;
+  }
+  if (mine.control) {
+    db->controls = true;
     n = need::yes;
   }
   if (mine.cancelled_count > 0) {
@@ -269,8 +280,8 @@ void tell() noexcept {
 
 void forget() noexcept {
   mine.pending_count = 0;
-  mine.too_many = mine.queue_changed = mine.made = mine.look = mine.finished = false;
-  mine.expiry = mine.stale = 0;
+  mine.too_many = mine.queue_changed = mine.made = mine.look = mine.control = mine.finished = false;
+  mine.expiry = mine.stale = mine.deadline = 0;
   mine.finished_count = 0;
   mine.cancelled_count = 0;
   any = committed = false;
@@ -394,6 +405,9 @@ pending_note* note_of(int queue_id, int priority, const row_key& key, bool needs
 }  // namespace
 
 void note_pending(int queue_id, int priority, const row_key& key, int tasks) {
+  if (is_armed(waitpoint_id::unheard)) {
+    return;
+  }
   pending_note* note = note_of(queue_id, priority, key, true);
   if (note != nullptr && key.run_at <= clock_now()) {
     note->due += tasks;
@@ -420,6 +434,11 @@ void note_stale(TimestampTz at) {
   mine.stale = mine.stale == 0 ? at : Min(mine.stale, at);
 }
 
+void note_deadline(TimestampTz at) {
+  any = true;
+  mine.deadline = mine.deadline == 0 ? at : Min(mine.deadline, at);
+}
+
 void note_queue_changed(int queue_id) {
   any = mine.queue_changed = true;
   note_place_free(queue_id);
@@ -438,6 +457,8 @@ void note_queues_loaded() { any = mine.queue_changed = true; }
 void note_place_free(int queue_id) { (void)note_of(queue_id, 0, highest_key, false); }
 
 void note_look() { any = mine.look = true; }
+
+void note_control() { any = mine.control = true; }
 
 void note_cancelled(const pg_uuid_t& id) {
   any = true;
@@ -479,8 +500,10 @@ void everything_may_have_changed(Oid database) noexcept {
   if (db != nullptr) {
     set_earlier(&db->next_expiry, clock_now());
     set_earlier(&db->next_stale, clock_now());
+    set_earlier(&db->next_deadline, clock_now());
     db->generation++;
     db->looks = true;
+    db->controls = true;
     // It surveys all queues, each in one look, and then wakes the workers that there is work for.
     poke_coordinator(db);
     wake_awaiters(database, nullptr, 0);

@@ -26,6 +26,8 @@ void note_place_free(int queue_id);  // a lease has ended
 void note_cancelled(const pg_uuid_t& id);
 // A client has finished a child of a map: the coordinator looks whether it was the last.
 void note_look();
+void note_control();                 // something is asked of a run
+void note_deadline(TimestampTz at);  // a run ends then, if it is unfinished
 void note_finished(const pg_uuid_t* ids, int n);
 // A claim that this transaction makes. At its commit the scan ends and may raise the mark; at its
 // abort, or that of the subtransaction that it was made in, the mark drops to where it started.

@@ -10,7 +10,7 @@ use Test::More;
 
 my $readme = slurp_file('README.md');
 
-# Blocks marked sql, in order; one marked text is the output of the sql block before it.
+# Blocks marked sql, in order; one marked text or mermaid is the output of the sql block before it.
 sub examples {
     my (@examples, $kind, $started);
     my $number = 0;
@@ -22,11 +22,11 @@ sub examples {
             } else {
                 ($kind, $started) = ($1, $number);
                 push @examples, { line => $number, sql => '' } if $kind eq 'sql';
-                $examples[-1]{output} = '' if $kind eq 'text' && @examples;
+                $examples[-1]{output} = '' if $kind =~ /^(text|mermaid)$/ && @examples;
             }
         } elsif (defined $kind) {
             $examples[-1]{sql} .= "$line\n" if $kind eq 'sql';
-            $examples[-1]{output} .= "$line\n" if $kind eq 'text' && @examples;
+            $examples[-1]{output} .= "$line\n" if $kind =~ /^(text|mermaid)$/ && @examples;
         }
     }
     return @examples;
