@@ -23,6 +23,19 @@ CREATE FUNCTION underway_internal.queue_created(queue_id int) RETURNS bool
 CREATE FUNCTION underway_internal.queues_loaded() RETURNS trigger
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_queues_loaded';
 CREATE TRIGGER loaded AFTER INSERT ON underway_internal.queue FOR EACH STATEMENT EXECUTE FUNCTION underway_internal.queues_loaded();
+-- Processes remember queues and rights on them. Always: also where replication or a superuser writes.
+CREATE FUNCTION underway_internal.queues_written() RETURNS trigger
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_queues_written';
+CREATE TRIGGER written AFTER INSERT OR UPDATE OR DELETE ON underway_internal.queue
+    FOR EACH ROW EXECUTE FUNCTION underway_internal.queues_written();
+CREATE TRIGGER emptied AFTER TRUNCATE ON underway_internal.queue
+    FOR EACH STATEMENT EXECUTE FUNCTION underway_internal.queues_written();
+CREATE TRIGGER written AFTER INSERT OR UPDATE OR DELETE ON underway_internal.queue_grant
+    FOR EACH ROW EXECUTE FUNCTION underway_internal.queues_written();
+CREATE TRIGGER emptied AFTER TRUNCATE ON underway_internal.queue_grant
+    FOR EACH STATEMENT EXECUTE FUNCTION underway_internal.queues_written();
+ALTER TABLE underway_internal.queue ENABLE ALWAYS TRIGGER written, ENABLE ALWAYS TRIGGER emptied;
+ALTER TABLE underway_internal.queue_grant ENABLE ALWAYS TRIGGER written, ENABLE ALWAYS TRIGGER emptied;
 CREATE FUNCTION underway_internal.note_cancelled(id uuid) RETURNS bool
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_note_cancelled';
 CREATE FUNCTION underway_internal.note_look() RETURNS bool
@@ -53,12 +66,18 @@ CREATE FUNCTION underway_internal.try_lock_task(id uuid) RETURNS bool
 -- One at a time counts the leases of a queue with a limit on concurrency, until the end of the transaction.
 CREATE FUNCTION underway_internal.lock_places(queue_id int) RETURNS bool
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_lock_places';
+-- Has run_inline been called in this transaction?
+CREATE FUNCTION underway_internal.has_run_inline() RETURNS bool
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_has_run_inline';
 -- Was a row with this xmin written by the current transaction?
 CREATE FUNCTION underway_internal.is_ours(xmin xid) RETURNS bool
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_is_ours';
 -- underway_internal.check_lease() by what is committed now.
 CREATE FUNCTION underway_internal.check_lease_now(lease uuid) RETURNS bool
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_check_lease_now';
+-- underway_internal.count_leases() by what is committed now.
+CREATE FUNCTION underway_internal.leases_now(queue_id int) RETURNS bigint
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'underway_leases_now';
 -- When this start of the server began to accept work.
 CREATE FUNCTION underway_internal.recovered_at() RETURNS timestamptz
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_recovered_at';
@@ -69,7 +88,8 @@ CREATE FUNCTION underway_internal.workers(
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_workers';
 -- What the server knows of its databases, and counts of what our processes did; for tests and for whoever looks into a server.
 CREATE FUNCTION underway_internal.databases(
-        OUT database oid, OUT coordinator int, OUT wanted bool, OUT wakes_at timestamptz, OUT holds int, OUT blocked bool, OUT waits bool)
+        OUT database oid, OUT coordinator int, OUT wanted bool, OUT wakes_at timestamptz, OUT holds int, OUT blocked bool, OUT waits bool,
+        OUT trouble_at timestamptz, OUT trouble text)
     RETURNS SETOF record
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_databases';
 CREATE FUNCTION underway_internal.counters(OUT transactions bigint, OUT pokes bigint)

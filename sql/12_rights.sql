@@ -8,7 +8,7 @@ BEGIN
     RETURN (SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname::text = role_oid.name);
 END $$;
 
-CREATE FUNCTION underway_internal.is_superuser(role oid) RETURNS bool LANGUAGE plpgsql AS $$
+CREATE FUNCTION underway_internal.is_superuser(role oid) RETURNS bool STABLE LANGUAGE plpgsql AS $$
 BEGIN
     RETURN coalesce((SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.oid = is_superuser.role), false);
 END $$;
@@ -37,7 +37,7 @@ END $$;
 
 -- The rights enqueue, work, see and manage: those who have the owner's role have them all, others what was granted.
 CREATE FUNCTION underway_internal.may(caller oid, q underway_internal.queue, "right" text)
-    RETURNS bool LANGUAGE plpgsql AS $$
+    RETURNS bool STABLE LANGUAGE plpgsql AS $$
 BEGIN
     RETURN coalesce(pg_has_role(caller, to_regrole(quote_ident(q.owner))::oid, 'USAGE'), false)
         OR EXISTS (SELECT FROM underway_internal.queue_grant g
@@ -71,7 +71,7 @@ END $$;
 
 -- The living queue of that name, for somebody with that right; raises otherwise.
 CREATE FUNCTION underway_internal.queue_for(caller oid, queue_name text, "right" text) RETURNS underway_internal.queue
-    LANGUAGE plpgsql AS $$
+    STABLE LANGUAGE plpgsql AS $$
 DECLARE
     q underway_internal.queue;
     similar_name text;

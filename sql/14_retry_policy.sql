@@ -1,10 +1,10 @@
 -- Retry policies: jsonb objects made by retry_policy(); intervals in it are seconds, for plain arithmetic.
 -- Invariant: retry_policy() alone holds the rules; a policy written by hand is checked by building it anew.
 
-CREATE FUNCTION underway.retry_policy(
-        max_attempts int DEFAULT NULL, initial_interval interval DEFAULT NULL, max_interval interval DEFAULT NULL,
-        backoff float8 DEFAULT NULL, jitter float8 DEFAULT NULL, never text[] DEFAULT NULL, only_on text[] DEFAULT NULL)
-    RETURNS jsonb LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION underway_internal.retry_policy(
+        caller oid, max_attempts int, initial_interval interval, max_interval interval, backoff float8, jitter float8,
+        never text[], only_on text[])
+    RETURNS jsonb LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
     argument text;
     codes text[];
@@ -65,6 +65,11 @@ BEGIN
         'never', never,
         'only_on', only_on));
 END $$;
+
+CREATE FUNCTION underway.retry_policy(
+        max_attempts int DEFAULT NULL, initial_interval interval DEFAULT NULL, max_interval interval DEFAULT NULL,
+        backoff float8 DEFAULT NULL, jitter float8 DEFAULT NULL, never text[] DEFAULT NULL, only_on text[] DEFAULT NULL)
+    RETURNS jsonb LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'underway_gateway';
 COMMENT ON FUNCTION underway.retry_policy IS
 'Makes a retry policy, for the argument retry of create_queue, alter_queue, enqueue and others. What is left out comes from the queue, then from the default.
 max_attempts: failed attempts until the task ends failed (1 to 1000000; default 5). initial_interval: wait after the first failure (0 to 365 days; default 1 s). max_interval: longest wait (default 1 min). backoff: each wait is this many times the one before (1 to 1000; default 2). jitter: the part of a wait left to chance (0 to 1; default 0.5). never: SQLSTATEs or two-character classes that are not retried. only_on: retry on these alone.
@@ -104,7 +109,7 @@ BEGIN
             HINT = format('Make it with underway.retry_policy(). Known keys: %s; intervals are in seconds.',
                 (SELECT string_agg(k, ', ' ORDER BY k) FROM jsonb_object_keys(kinds) k));
     END IF;
-    PERFORM underway.retry_policy(
+    PERFORM underway_internal.retry_policy(NULL,
         (policy ->> 'max_attempts')::numeric::int,
         make_interval(secs => (policy ->> 'initial_interval')::float8),
         make_interval(secs => (policy ->> 'max_interval')::float8),

@@ -19,7 +19,7 @@ CROSS JOIN LATERAL (SELECT CASE WHEN q.handler_name IS NOT NULL
 CROSS JOIN LATERAL (SELECT CASE
     WHEN o.oid IS NULL THEN ARRAY['42704',
         format('owner role "%s" does not exist', q.owner),
-        format('Create the role, or name another: select underway.%s, run_as => ''...'');', h.change)]
+        format('Create the role; or, as a superuser, name another: select underway.%s, run_as => ''...'');', h.change)]
     WHEN q.handler_name IS NULL AND NOT q.workflow THEN NULL
     WHEN o.rolsuper AND current_setting('underway.superuser_queues', true) = 'off' THEN ARRAY['42501',
         format('owner "%s" is a superuser, and underway.superuser_queues is off', q.owner),

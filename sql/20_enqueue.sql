@@ -1,11 +1,34 @@
 -- Enqueue: pending rows, in the caller's transaction; workers are woken at its commit.
+-- One task is enqueued by enqueue.cpp, which calls what stands here only for more than queue and input; many, by enqueue_many().
 -- Invariant: note() is called in the transaction that makes a row pending, and note_locked() before a pending row is locked, which
 -- may come free again: so the low-water mark never passes it.
 
+-- What enqueueing has to know of a queue, for a role that may; by what is committed now, whatever the isolation level. Processes
+-- remember it (targets.cpp) until a queue, a right or a role changes, so it must not depend on anything else.
+-- lapses: the ttl, where it ends tasks that perhaps nobody will claim.
+CREATE FUNCTION underway_internal.enqueue_target(
+        caller oid, queue text, OUT queue_id int, OUT priority int, OUT lapses interval)
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_enqueue_target';
+
+CREATE FUNCTION underway_internal.read_target(
+        caller oid, queue text, OUT queue_id int, OUT priority int, OUT ttl interval, OUT unattended bool)
+    STABLE LANGUAGE plpgsql AS $$
+DECLARE
+    q underway_internal.queue := underway_internal.queue_for(caller, queue, 'enqueue');
+BEGIN
+    IF q.workflow THEN
+        PERFORM underway_internal.refuse_workflow(q, format('A run of it: select underway.start(%L, ''{}'');', q.name));
+    END IF;
+    queue_id := q.id;
+    priority := q.priority;
+    ttl := q.ttl;
+    unattended := q.paused_at IS NOT NULL OR q.handler_name IS NULL;
+END $$;
+
+-- When a task with these options is due, and when it has lapsed if it has a ttl of its own.
 CREATE FUNCTION underway_internal.check_task_options(
-        delay interval, run_at timestamptz, priority int, ttl interval, timeout interval, heartbeat interval, retry jsonb,
-        headers jsonb)
-    RETURNS bool LANGUAGE plpgsql AS $$
+        now timestamptz, delay interval, run_at timestamptz, priority int, ttl interval, timeout interval, heartbeat interval,
+        retry jsonb, headers jsonb, OUT due timestamptz, OUT expires timestamptz) LANGUAGE plpgsql AS $$
 BEGIN
     IF delay IS NOT NULL AND run_at IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'delay and run_at cannot both be given',
@@ -15,21 +38,25 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'run_at must be a finite point in time',
             HINT = 'A task that is to wait for a person can be paused: underway.pause(id).';
     END IF;
-    IF run_at > underway_internal.clock() + interval '1000 years' THEN
+    IF run_at > now + interval '1000 years' THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('run_at must be at most 1000 years from now, not %s', run_at),
             HINT = 'A task that is to wait for a person can be paused: underway.pause(id).';
+    ELSIF run_at < now - interval '1000 years' THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('run_at must be at most 1000 years ago, not %s', run_at),
+            HINT = 'Leave it out to have the task run at once.';
     END IF;
-    PERFORM underway_internal.check_interval(delay, 'delay', '0', '1000 years');
-    PERFORM underway_internal.check_int(priority, 'priority', 0, 15);
-    PERFORM underway_internal.check_interval(ttl, 'ttl', '1 millisecond', '1000 years');
-    PERFORM underway_internal.check_interval(timeout, 'timeout', '1 millisecond', '24 days');
-    PERFORM underway_internal.check_interval(heartbeat, 'heartbeat', '1 millisecond', '24 days');
+    PERFORM underway_internal.check_interval(delay, 'delay', '0', '1000 years'),
+        underway_internal.check_int(priority, 'priority', 0, 15),
+        underway_internal.check_interval(ttl, 'ttl', '1 millisecond', '1000 years'),
+        underway_internal.check_interval(timeout, 'timeout', '1 millisecond', '24 days'),
+        underway_internal.check_interval(heartbeat, 'heartbeat', '1 millisecond', '24 days');
     IF headers IS NOT NULL AND jsonb_typeof(headers) <> 'object' THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('headers must be a JSON object, not %s', jsonb_typeof(headers)),
             HINT = 'For example headers => ''{"trace": "abc"}''.';
     END IF;
     PERFORM underway_internal.check_retry(retry, 'retry');
-    RETURN true;
+    due := coalesce(run_at, now + delay, now);
+    expires := greatest(due, now) + ttl;
 END $$;
 
 CREATE FUNCTION underway_internal.check_key(key text, argument text) RETURNS bool LANGUAGE plpgsql AS $$
@@ -41,61 +68,52 @@ BEGIN
     RETURN true;
 END $$;
 
-CREATE FUNCTION underway_internal.enqueue(
-        caller oid, queue text, input jsonb, delay interval, run_at timestamptz, priority int, key text, group_key text,
-        ttl interval, timeout interval, heartbeat interval, retry jsonb, headers jsonb)
-    RETURNS uuid LANGUAGE plpgsql AS $$
+-- Takes the key for a new task. Returns the task that has it now: another one where it was taken.
+CREATE FUNCTION underway_internal.take_key(queue_id int, key text, task_id uuid) RETURNS uuid LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
-    q underway_internal.queue;
-    task_id uuid := underway_internal.new_id();
-    now timestamptz := underway_internal.clock();
-    due timestamptz := now;
-    expires timestamptz;
-    other uuid;
+    holder uuid;
 BEGIN
-    q := underway_internal.queue_for(caller, queue, 'enqueue');
-    IF q.workflow THEN
-        PERFORM underway_internal.refuse_workflow(q, format('A run of it: select underway.start(%L, ''{}'');', q.name));
-    END IF;
+    LOOP
+        INSERT INTO underway_internal.task_key AS k (queue_id, key, task_id) VALUES (queue_id, key, task_id)
+            ON CONFLICT DO NOTHING;
+        IF FOUND THEN
+            RETURN task_id;
+        END IF;
+        SELECT k.task_id INTO holder FROM underway_internal.task_key k WHERE k.queue_id = queue_id AND k.key = key;
+        IF FOUND THEN
+            RETURN holder;
+        END IF;
+    END LOOP;
+END $$;
+
+-- What enqueue() asks for when it is given more than queue and input. holder: the task that has the key.
+CREATE FUNCTION underway_internal.prepare_task(
+        task_id uuid, queue_id int, now timestamptz, delay interval, run_at timestamptz, priority int, key text, group_key text,
+        ttl interval, timeout interval, heartbeat interval, retry jsonb, headers jsonb,
+        OUT due timestamptz, OUT expires timestamptz, OUT holder uuid) LANGUAGE plpgsql AS $$
+BEGIN
     IF num_nonnulls(delay, run_at, priority, ttl, timeout, heartbeat, retry, headers) > 0 THEN
-        PERFORM underway_internal.check_task_options(delay, run_at, priority, ttl, timeout, heartbeat, retry, headers);
-        due := coalesce(run_at, now + delay, now);
-        expires := greatest(due, now) + ttl;
+        SELECT o.due, o.expires INTO due, expires FROM underway_internal.check_task_options(
+            now, delay, run_at, priority, ttl, timeout, heartbeat, retry, headers) o;
+    ELSE
+        due := now;
     END IF;
     IF group_key IS NOT NULL THEN
         PERFORM underway_internal.check_key(group_key, 'group_key');
     END IF;
+    holder := task_id;
     IF key IS NOT NULL THEN
         PERFORM underway_internal.check_key(key, 'key');
-        LOOP
-            INSERT INTO underway_internal.task_key AS k (queue_id, key, task_id) VALUES (q.id, key, task_id)
-                ON CONFLICT DO NOTHING;
-            EXIT WHEN FOUND;
-            SELECT k.task_id INTO other FROM underway_internal.task_key k WHERE k.queue_id = q.id AND k.key = key;
-            IF FOUND THEN
-                RETURN other;
-            END IF;
-        END LOOP;
+        holder := underway_internal.take_key(queue_id, key, task_id);
     END IF;
-    INSERT INTO underway_internal.task (id, queue_id, priority, run_at, enqueued_at, expires_at, enqueued_by, input, headers,
-            key, group_key, timeout, heartbeat, retry)
-        VALUES (task_id, q.id, coalesce(priority, q.priority), due, now, expires, pg_get_userbyid(caller),
-            coalesce(input, '{}'), headers, key, group_key, timeout, heartbeat, retry);
-    PERFORM underway_internal.note(q.id, coalesce(priority, q.priority), due, task_id);
-    IF expires IS NOT NULL THEN
-        PERFORM underway_internal.note_expiry(expires);
-    ELSIF q.ttl IS NOT NULL AND (q.paused_at IS NOT NULL OR q.handler_name IS NULL) THEN
-        PERFORM underway_internal.note_expiry(greatest(due, now) + q.ttl);     -- perhaps nobody will claim it
-    END IF;
-    RETURN task_id;
 END $$;
 
 CREATE FUNCTION underway.enqueue(
         queue text, input jsonb DEFAULT '{}', delay interval DEFAULT NULL, run_at timestamptz DEFAULT NULL,
         priority int DEFAULT NULL, key text DEFAULT NULL, group_key text DEFAULT NULL, ttl interval DEFAULT NULL,
         timeout interval DEFAULT NULL, heartbeat interval DEFAULT NULL, retry jsonb DEFAULT NULL, headers jsonb DEFAULT NULL)
-    RETURNS uuid LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_gateway';
+    RETURNS uuid LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_enqueue';
 COMMENT ON FUNCTION underway.enqueue IS
 'Enqueues one task in the caller''s transaction; a worker is woken when that commits.
 queue: its name. input: given to the handler; NULL becomes {}. delay: from now, or run_at: when it is due. priority: 0 (first) to 15. key: with a key that a kept task of the queue has, that task''s id comes back and nothing is enqueued. group_key: stored. ttl: a task that has not started this long after it was due, or enqueued if that is later, ends failed. timeout: of one attempt. heartbeat: interval for external workers. retry: retry_policy(). headers: a JSON object carried along.
@@ -107,7 +125,7 @@ CREATE FUNCTION underway_internal.enqueue_many(
     RETURNS uuid[] LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
-    q underway_internal.queue;
+    target record;
     n int := coalesce(cardinality(inputs), 0);
     own uuid[];                 -- the ids that our tasks have
     ids uuid[];                 -- what the caller gets: where a key was taken, the id of the task that has it
@@ -119,10 +137,7 @@ DECLARE
     inserted int;
     bad text;
 BEGIN
-    q := underway_internal.queue_for(caller, queue, 'enqueue');
-    IF q.workflow THEN
-        PERFORM underway_internal.refuse_workflow(q, format('A run of it: select underway.start(%L, ''{}'');', q.name));
-    END IF;
+    SELECT x.* INTO target FROM underway_internal.enqueue_target(caller, queue) x;
     IF inputs IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'inputs must not be null',
             HINT = 'Give an array of jsonb, one element for each task; an empty array enqueues nothing.';
@@ -138,7 +153,8 @@ BEGIN
                 CASE WHEN cardinality(keys) <> n OR array_ndims(keys) > 1 THEN 'keys' ELSE 'group_keys' END, n),
             HINT = 'An element may be null: that task has no key.';
     END IF;
-    PERFORM underway_internal.check_task_options(delay, run_at, priority, ttl, timeout, heartbeat, retry, headers);
+    SELECT o.due, o.expires INTO due, expires FROM underway_internal.check_task_options(
+        now, delay, run_at, priority, ttl, timeout, heartbeat, retry, headers) o;
     SELECT k INTO bad FROM unnest(keys) k WHERE k = '' OR octet_length(k) > 512 LIMIT 1;
     IF FOUND THEN
         PERFORM underway_internal.check_key(bad, 'each of keys');
@@ -150,9 +166,7 @@ BEGIN
     IF n = 0 THEN
         RETURN '{}';
     END IF;
-    due := coalesce(run_at, now + delay, now);
-    expires := greatest(due, now) + ttl;
-    priority := coalesce(priority, q.priority);
+    priority := coalesce(priority, target.priority);
     own := ARRAY(SELECT underway_internal.new_id() FROM generate_series(1, n));
     ids := own;
 
@@ -160,7 +174,7 @@ BEGIN
         -- In the order of the keys, so that two callers with the same keys in another order cannot deadlock.
         LOOP
             INSERT INTO underway_internal.task_key (queue_id, key, task_id)
-                SELECT q.id, u.key, (array_agg(u.id ORDER BY u.ord))[1]
+                SELECT target.queue_id, u.key, (array_agg(u.id ORDER BY u.ord))[1]
                 FROM unnest(own, keys) WITH ORDINALITY u(id, key, ord)
                 WHERE u.key IS NOT NULL GROUP BY u.key ORDER BY u.key
                 ON CONFLICT DO NOTHING;
@@ -168,7 +182,7 @@ BEGIN
                    array_agg(u.key IS NULL OR k.task_id = u.id ORDER BY u.ord)
                 INTO ids, fresh
                 FROM unnest(own, keys) WITH ORDINALITY u(id, key, ord)
-                LEFT JOIN underway_internal.task_key k ON k.queue_id = q.id AND k.key = u.key;
+                LEFT JOIN underway_internal.task_key k ON k.queue_id = target.queue_id AND k.key = u.key;
             -- Null where a key went between the two statements (its task is not kept): once more.
             EXIT WHEN array_position(ids, NULL) IS NULL;
         END LOOP;
@@ -176,18 +190,18 @@ BEGIN
 
     INSERT INTO underway_internal.task (id, queue_id, priority, run_at, enqueued_at, expires_at, enqueued_by, input, headers,
             key, group_key, timeout, heartbeat, retry)
-        SELECT u.id, q.id, priority, due, now, expires, pg_get_userbyid(caller), coalesce(u.input, '{}'), headers,
+        SELECT u.id, target.queue_id, priority, due, now, expires, pg_get_userbyid(caller), coalesce(u.input, '{}'), headers,
             u.key, u.group_key, timeout, heartbeat, retry
         FROM unnest(own, inputs, keys, group_keys, fresh) u(id, input, key, group_key, fresh)
         WHERE u.fresh IS NOT false;
     GET DIAGNOSTICS inserted = ROW_COUNT;
     IF inserted > 0 THEN
         SELECT u.id INTO first_id FROM unnest(own, fresh) u(id, fresh) WHERE u.fresh IS NOT false ORDER BY u.id LIMIT 1;
-        PERFORM underway_internal.note(q.id, priority, due, first_id, inserted);
+        PERFORM underway_internal.note(target.queue_id, priority, due, first_id, inserted);
         IF expires IS NOT NULL THEN
             PERFORM underway_internal.note_expiry(expires);
-        ELSIF q.ttl IS NOT NULL AND (q.paused_at IS NOT NULL OR q.handler_name IS NULL) THEN
-            PERFORM underway_internal.note_expiry(greatest(due, now) + q.ttl);
+        ELSIF target.lapses IS NOT NULL THEN
+            PERFORM underway_internal.note_expiry(greatest(due, now) + target.lapses);
         END IF;
     END IF;
     RETURN ids;

@@ -59,10 +59,11 @@ BEGIN
     END IF;
     SELECT x.* INTO q FROM underway_internal.queue x WHERE x.id = t.queue_id;
     cancelled := underway_internal.cancel_message(task_id);
-    t.failures := t.failures + 1;
     IF cancelled IS NOT NULL THEN
-        RETURN underway_internal.end_cancelled(t, cancelled, notices);
-    ELSIF q.dropped_at IS NOT NULL THEN
+        RETURN underway_internal.end_cancelled(t, cancelled, notices);      -- interrupted as asked, and no failure
+    END IF;
+    t.failures := t.failures + 1;
+    IF q.dropped_at IS NOT NULL THEN
         reason := 'queue dropped';
     ELSIF t.run_id IS NOT NULL AND t.step IS NULL THEN
         delay := make_interval(secs => least(t.failures, 60));      -- a nudge is never given up

@@ -68,9 +68,9 @@ BEGIN
     RETURN n;
 END $$;
 
--- When a ttl is over next: a task's own, or that of a queue from which nobody may be claiming (paused, external). Claims
--- find the others, and the hourly sweep what a queue that is blocked holds. What the sweep of swept_at has passed over,
--- since a client has it locked, is looked at again soon.
+-- When a ttl is over next: a task's own, or that of a queue from which nobody may be claiming (paused, external, blocked). Claims
+-- find the others, and the hourly sweep what has the default ttl. What the sweep of swept_at has passed over, since a client
+-- has it locked, is looked at again soon.
 CREATE FUNCTION underway_internal.next_expiry(swept_at timestamptz) RETURNS timestamptz LANGUAGE plpgsql AS $$
 DECLARE
     next timestamptz;
@@ -85,7 +85,8 @@ BEGIN
             SELECT t.run_at, t.enqueued_at FROM underway_internal.task t
             WHERE t.queue_id = q.id AND t.priority = p AND t.state = 'pending' AND t.attempt = 0 AND t.expires_at IS NULL
             ORDER BY t.run_at, t.id LIMIT 1) s
-        WHERE q.ttl IS NOT NULL AND (q.paused_at IS NOT NULL OR q.handler_name IS NULL) AND q.dropped_at IS NULL
+        WHERE q.ttl IS NOT NULL AND q.dropped_at IS NULL AND (q.paused_at IS NOT NULL OR q.handler_name IS NULL
+            OR (SELECT f.problem IS NOT NULL FROM underway_internal.fitness f WHERE f.queue_id = q.id))
           AND q.home_system = underway_internal.system_identifier()
           AND q.home_database = (SELECT d.oid::bigint FROM pg_database d WHERE d.datname = current_database())));
     RETURN CASE WHEN next <= swept_at THEN underway_internal.clock() + interval '5 s' ELSE next END;

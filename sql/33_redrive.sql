@@ -125,8 +125,10 @@ BEGIN
         END IF;
     END LOOP;
     IF stayed > 0 THEN
-        RAISE WARNING USING MESSAGE = format('%s dead letters of queue "%s" stay: their queue was dropped, or another task has '
-                'their key by now', stayed, q.name),
+        RAISE WARNING USING MESSAGE = CASE stayed
+                WHEN 1 THEN format('1 dead letter of queue "%s" stays: its queue was dropped, or another task has its key by now', q.name)
+                ELSE format('%s dead letters of queue "%s" stay: their queues were dropped, or other tasks have their keys by now',
+                    stayed, q.name) END,
             HINT = 'Enqueue their inputs anew, or underway.cancel() them.';
     END IF;
     -- No letters, and nobody's dead letter queue: then its own tasks that failed are meant.

@@ -15,6 +15,14 @@ BEGIN
     RETURN q;
 END $$;
 
+-- Stable: sees what its caller sees, which is underway_internal.leases_now(), and that looks at what is committed now: in a transaction
+-- with one snapshot for all of it, leases that were given since would not be counted.
+CREATE FUNCTION underway_internal.count_leases(queue_id int) RETURNS bigint STABLE LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN (SELECT count(*) FROM underway_internal.task t
+        WHERE t.queue_id = count_leases.queue_id AND t.lease IS NOT NULL AND t.state = 'in_progress');
+END $$;
+
 -- What a dequeue needs to know of the queue; places: how many more tasks may be in progress (null: any number).
 CREATE FUNCTION underway_internal.dequeue_from(
         caller oid, queue text, max_tasks int, worker text,
@@ -40,8 +48,7 @@ BEGIN
         places := 0;
     ELSIF q.concurrency IS NOT NULL THEN
         PERFORM underway_internal.lock_places(q.id);
-        places := greatest(0, q.concurrency - (SELECT count(*) FROM underway_internal.task t
-            WHERE t.queue_id = q.id AND t.lease IS NOT NULL AND t.state = 'in_progress'));
+        places := greatest(0, q.concurrency - underway_internal.leases_now(q.id));
     END IF;
 END $$;
 
@@ -116,7 +123,7 @@ BEGIN
     SELECT x.* INTO t FROM underway_internal.task x WHERE x.lease = lease AND x.state = 'in_progress';
     IF FOUND THEN
         SELECT underway_internal.is_ours(x.xmin) INTO mine FROM underway_internal.task x WHERE x.id = t.id;
-        IF mine THEN
+        IF mine AND NOT underway_internal.has_run_inline() THEN
             RAISE EXCEPTION USING ERRCODE = '25001', MESSAGE = 'this lease was taken by the current transaction',
                 HINT = 'Commit the dequeue first: until then a crash could not be counted, and nobody sees who has the task.';
         END IF;

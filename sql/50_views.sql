@@ -72,21 +72,23 @@ SELECT t.id, t.queue_id, t.state, t.priority, t.attempt, t.failures, t.crashes, 
     t.expires_at, t.claimed_at AS started_at, NULL::timestamptz AS finished_at, t.enqueued_by, t.worker, t.key, t.group_key,
     t.input, t.headers, NULL::jsonb AS output, CASE WHEN t.paused_by IS NOT NULL THEN 'paused' END AS reason,
     NULL::text AS sqlstate, NULL::text AS error, NULL::text AS detail, NULL::text AS hint, NULL::text AS context,
-    NULL::text AS notices, t.timeout, t.heartbeat, t.retry, t.source, t.paused_by, t.run_id, t.step, nullif(t.item, -1) AS item
+    NULL::text AS notices, t.timeout, t.heartbeat, t.retry, t.source, t.paused_by,
+    (SELECT h.beat_at FROM underway_internal.heartbeat h WHERE h.lease = t.lease) AS last_heartbeat,
+    t.run_id, t.step, nullif(t.item, -1) AS item
 FROM underway_internal.task t
 WHERE t.run_id IS NULL OR t.step IS NOT NULL
 UNION ALL
 SELECT a.id, a.queue_id, a.state, a.priority, a.attempt, a.failures, a.crashes, a.losses, a.snoozes, a.enqueued_at, a.run_at,
     NULL, a.started_at, a.finished_at, a.enqueued_by, a.worker, a.key, a.group_key,
     a.input, a.headers, a.output, a.reason, a.sqlstate, a.message, a.detail, a.hint, a.context,
-    a.notices, a.timeout, a.heartbeat, a.retry, a.source, NULL, a.run_id, a.step, nullif(a.item, -1)
+    a.notices, a.timeout, a.heartbeat, a.retry, a.source, NULL, NULL, a.run_id, a.step, nullif(a.item, -1)
 FROM underway_internal.archive a
 WHERE a.slot IN (0, 1, 2, 3, 4, 5, 6, 7)
 UNION ALL
 SELECT a.id, a.queue_id, a.state, a.priority, a.attempt, a.failures, a.crashes, a.losses, a.snoozes, a.enqueued_at, a.run_at,
     NULL, a.started_at, a.finished_at, a.enqueued_by, a.worker, a.key, a.group_key,
     a.input, a.headers, a.output, a.reason, a.sqlstate, a.message, a.detail, a.hint, a.context,
-    a.notices, a.timeout, a.heartbeat, a.retry, a.source, NULL, a.run_id, a.step, nullif(a.item, -1)
+    a.notices, a.timeout, a.heartbeat, a.retry, a.source, NULL, NULL, a.run_id, a.step, nullif(a.item, -1)
 FROM underway_internal.archive a
 WHERE a.slot IN (8, 9, 10, 11, 12, 13, 14, 15)
   AND NOT EXISTS (SELECT FROM underway_internal.task t WHERE t.id = a.id)
@@ -97,13 +99,13 @@ CREATE VIEW underway.tasks WITH (security_barrier) AS
 SELECT t.id, q.name AS queue, t.state, t.priority, t.attempt, t.failures, t.crashes, t.losses, t.snoozes, t.enqueued_at, t.run_at,
     t.expires_at, t.started_at, t.finished_at, t.enqueued_by, t.worker, t.key, t.group_key, t.input, t.headers, t.output, t.reason,
     t.sqlstate, t.error, t.detail, t.hint, t.context, t.notices, t.timeout, t.heartbeat, t.retry, t.source, t.paused_by,
-    t.run_id, t.step, t.item
+    t.last_heartbeat, t.run_id, t.step, t.item
 FROM underway_internal.any_task t
 JOIN underway_internal.queue q ON q.id = t.queue_id
 WHERE t.queue_id IN (SELECT s.id FROM underway_internal.seen_queue s)
    OR t.enqueued_by IN (SELECT o.name FROM underway_internal.own_role o);
 COMMENT ON VIEW underway.tasks IS
-'All tasks, unfinished ones and those that are kept, that you enqueued or may see by a right on their queue. The error columns are those of the attempt that ended a finished task; errors of others stand in underway.attempts. source: for a dead letter, the task it is about. run_id, step, item: of a task that is a step of a run of a workflow; item counts the children of a map, from 0. Ask for one id or one queue: a count over everything reads everything.';
+'All tasks, unfinished ones and those that are kept, that you enqueued or may see by a right on their queue. The error columns are those of the attempt that ended a finished task; errors of others stand in underway.attempts. source: for a dead letter, the task it is about. last_heartbeat: of the external worker that has it in progress; background workers stand in underway.workers. run_id, step, item: of a task that is a step of a run of a workflow; item counts the children of a map, from 0. Ask for one id or one queue: a count over everything reads everything.';
 
 CREATE VIEW underway.attempts WITH (security_barrier) AS
 SELECT x.task_id, q.name AS queue, x.attempt, x.outcome, x.started_at, x.ended_at, x.worker, x.sqlstate, x.error, x.detail, x.hint,

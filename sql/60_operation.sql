@@ -72,6 +72,7 @@ DECLARE
     slots int := current_setting('max_worker_processes')::int;
     busy int;
     waits interval;
+    trouble text;
 BEGIN
     SELECT d.* INTO here FROM pg_catalog.pg_database d WHERE d.datname = current_database();
     IF current_setting('shared_preload_libraries') !~ '(^|[,/\s"])underway(\.so)?($|[,\s"])' THEN
@@ -118,6 +119,14 @@ BEGIN
         RETURN QUERY SELECT 'error', format('database "%s"', here.datname),
             format('a task has been due for %s, and no worker serves this database', underway_internal.short_time(waits)),
             'See the server''s log for why workers do not start; often max_worker_processes is too low.';
+    END IF;
+    -- Our processes try again after at most 10 seconds: what was longer ago came right, or ended with its process.
+    SELECT d.trouble INTO trouble FROM underway_internal.databases() d
+        WHERE d.database = here.oid AND d.trouble_at > clock_timestamp() - interval '1 minute';
+    IF FOUND THEN
+        RETURN QUERY SELECT 'error', format('database "%s"', here.datname),
+            format('a background process fails at its own work, and tries again: %s', underway_internal.one_line(trouble)),
+            'See the server''s log.';
     END IF;
     IF current_setting('autovacuum') = 'off' THEN
         RETURN QUERY SELECT 'warning', 'server', 'autovacuum is off: the table of unfinished tasks grows and gets slow',

@@ -149,8 +149,7 @@ DECLARE
     other uuid;
 BEGIN
     IF num_nonnulls(delay, run_at, priority, headers) > 0 THEN
-        PERFORM underway_internal.check_task_options(delay, run_at, priority, NULL, NULL, NULL, NULL, headers);
-        due := coalesce(run_at, now + delay, now);
+        due := (underway_internal.check_task_options(now, delay, run_at, priority, NULL, NULL, NULL, NULL, headers)).due;
     END IF;
     PERFORM underway_internal.check_interval(timeout, 'timeout', '1 millisecond', '1000 years');
     PERFORM underway_internal.check_key(key, 'key');
@@ -163,14 +162,10 @@ BEGIN
     END IF;
     r.id := underway_internal.new_id();
     IF key IS NOT NULL THEN
-        LOOP
-            INSERT INTO underway_internal.task_key AS k (queue_id, key, task_id) VALUES (q.id, key, r.id) ON CONFLICT DO NOTHING;
-            EXIT WHEN FOUND;
-            SELECT k.task_id INTO other FROM underway_internal.task_key k WHERE k.queue_id = q.id AND k.key = key;
-            IF FOUND THEN
-                RETURN other;
-            END IF;
-        END LOOP;
+        other := underway_internal.take_key(q.id, key, r.id);
+        IF other <> r.id THEN
+            RETURN other;
+        END IF;
     END IF;
     r.queue_id := q.id;
     r.version := coalesce(version, w.version);

@@ -64,7 +64,9 @@ GRANT EXECUTE ON FUNCTION
     -- runs of workflows
     underway.start, underway.history, underway.signal, underway.fork, underway.find_run,
     -- operation
-    underway.adopt, underway.check_health, underway.version
+    underway.adopt, underway.check_health, underway.version,
+    -- tests
+    underway.run_inline
 TO PUBLIC;
 
 GRANT EXECUTE ON PROCEDURE underway.wait_for, underway.wait_for_work TO PUBLIC;

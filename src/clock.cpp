@@ -5,24 +5,98 @@
 
 namespace underway {
 
+namespace {
+
+// How far this transaction is ahead, and what that was before each subtransaction that moved it: a
+// rollback to a savepoint takes the clock back too.
+struct clock_move {
+  SubTransactionId made_in;
+  int64 before;
+};
+constexpr int max_moves = 32;
+bool has_begun = false;
+int64 ahead = 0;
+clock_move moves[max_moves];
+int moves_count = 0;
+
+void at_end(XactEvent event, void*) {
+  if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE) {
+    has_begun = false;
+    ahead = 0;
+    moves_count = 0;
+  }
+}
+
+void at_subtransaction_end(SubXactEvent event, SubTransactionId id, SubTransactionId parent,
+                           void*) {
+  if (event == SUBXACT_EVENT_ABORT_SUB) {
+    for (; moves_count > 0 && moves[moves_count - 1].made_in >= id; moves_count--) {
+      ahead = moves[moves_count - 1].before;
+    }
+  } else if (event == SUBXACT_EVENT_COMMIT_SUB) {
+    for (int n = moves_count; n > 0 && moves[n - 1].made_in >= id; n--) {
+      moves[n - 1].made_in = parent;
+    }
+  }
+}
+
+void set_time(pg_uuid_t* id, uint64 stamp) noexcept {
+  for (int n = 0; n < 6; n++) {
+    id->data[n] = static_cast<unsigned char>(stamp >> (12 + 8 * (5 - n)));
+  }
+  id->data[6] = static_cast<unsigned char>(0x70 | (stamp >> 8 & 0x0f));
+  id->data[7] = static_cast<unsigned char>(stamp);
+}
+
+// RFC 9562, section 6.2, method 3: milliseconds, then 12 bits of their fraction.
+uint64 stamp_of(TimestampTz at) noexcept {
+  const auto micros =
+      static_cast<uint64>(at + (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY);
+  return (micros / 1000) << 12 | (micros % 1000) * 4096 / 1000;
+}
+
+}  // namespace
+
+TimestampTz transaction_clock() noexcept { return clock_now() + ahead; }
+
+void begin_transaction_clock() noexcept { has_begun = true; }
+bool has_transaction_clock() noexcept { return has_begun; }
+
+void move_transaction_clock(TimestampTz to) noexcept {
+  const int64 by = to - transaction_clock();
+  if (by <= 0) {
+    return;
+  }
+  const SubTransactionId now = GetCurrentSubTransactionId();
+  if (moves_count == 0 || (moves[moves_count - 1].made_in != now && moves_count < max_moves)) {
+    moves[moves_count++] = {now, ahead};
+  }
+  ahead += by;
+}
+
+void install_clock_callbacks() {
+  RegisterXactCallback(at_end, nullptr);
+  RegisterSubXactCallback(at_subtransaction_end, nullptr);
+}
+
+pg_uuid_t least_own_id() noexcept {
+  constexpr int64 slack = 60 * USECS_PER_SEC;  // the clock may be set back a little
+  pg_uuid_t id = {};
+  set_time(&id, stamp_of(GetCurrentTransactionStartTimestamp() - slack));
+  id.data[8] = 0x80;
+  return id;
+}
+
 pg_uuid_t new_id() noexcept {
-  // RFC 9562, section 6.2, method 3: milliseconds, then 12 bits of their fraction; one more when
-  // the clock has not moved.
   static uint64 last = 0;
-  const auto micros = static_cast<uint64>(
-      GetCurrentTimestamp() + (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY);
-  uint64 stamp = (micros / 1000) << 12 | (micros % 1000) * 4096 / 1000;
-  if (stamp <= last) {
+  uint64 stamp = stamp_of(GetCurrentTimestamp());
+  if (stamp <= last) {  // the clock has not moved
     stamp = last + 1;
   }
   last = stamp;
   uint64 random = pg_prng_uint64(&pg_global_prng_state);
   pg_uuid_t id;
-  for (int n = 0; n < 6; n++) {
-    id.data[n] = static_cast<unsigned char>(stamp >> (12 + 8 * (5 - n)));
-  }
-  id.data[6] = static_cast<unsigned char>(0x70 | (stamp >> 8 & 0x0f));
-  id.data[7] = static_cast<unsigned char>(stamp);
+  set_time(&id, stamp);
   for (int n = 8; n < 16; n++, random >>= 8) {
     id.data[n] = static_cast<unsigned char>(random);
   }
@@ -46,8 +120,10 @@ void move_clock(int64 offset) noexcept {
 
 UNDERWAY_ENTRY(underway_clock) {
   pg::call([] { require_preload(); });
-  PG_RETURN_TIMESTAMPTZ(clock_now());
+  PG_RETURN_TIMESTAMPTZ(transaction_clock());
 }
+
+UNDERWAY_ENTRY(underway_has_run_inline) { PG_RETURN_BOOL(has_transaction_clock()); }
 
 UNDERWAY_ENTRY(underway_new_id) {
   return pg::call([] {

@@ -51,13 +51,10 @@ void refuse_decision(const result& r) {
 namespace {
 
 // A read-only transaction is a promise about the handler's effects; the task's end is ours to
-// write. In a serializable one the server relies on it (predicate.c), so that such a handler cannot
-// end well.
+// write.
 class writable {
  public:
-  writable() noexcept : read_only_(XactReadOnly) {
-    XactReadOnly = XactReadOnly && IsolationIsSerializable();
-  }
+  writable() noexcept : read_only_(XactReadOnly) { XactReadOnly = false; }
   ~writable() { XactReadOnly = read_only_; }
   writable(const writable&) = delete;
   writable& operator=(const writable&) = delete;
@@ -65,6 +62,20 @@ class writable {
  private:
   bool read_only_;
 };
+
+// There the server relies on the promise (predicate.c): the end could not be written without
+// breaking it.
+void refuse_serializable_read_only() {
+  if (XactReadOnly && IsolationIsSerializable()) {
+    ereport(
+        ERROR,
+        (errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+         errmsg("a handler cannot end in a transaction that is both SERIALIZABLE and READ ONLY"),
+         errdetail("The end of its task is written in the same transaction."),
+         errhint("Give up one of the two: default_transaction_isolation or "
+                 "default_transaction_read_only.")));
+  }
+}
 
 }  // namespace
 
@@ -79,6 +90,7 @@ void raise_lost() {
 
 void complete(const queue_info* q, const claimed_task* tasks, const finished_task* results, int n,
               following* next) {
+  pg::call(refuse_serializable_read_only);
   following none;
   none.memory = CurrentMemoryContext;
   for (int i = 0; i < n; i++) {

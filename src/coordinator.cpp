@@ -121,6 +121,9 @@ void publish(uint32 generation) {
   // Unless somebody has found a queue blocked meanwhile: then we look again, and must hear of what
   // comes until we do.
   db->blocked = blocked || db->generation != generation;
+  if (blocked) {
+    db->next_expiry = DT_NOBEGIN;  // nobody claims from it: its tasks' ttl is for us to mind
+  }
   if (held > 0 && !db->told_held.exchange(true)) {
     pg::call([held] {
       ereport(WARNING, (errmsg("underway: %d queues of this database are held: they come from a "
@@ -295,7 +298,8 @@ void run() {
       process::endure(e, &failures);
       continue;
     }
-    db->failures = failures = 0;
+    db->failures = 0;
+    process::recovered(&failures);
     TimestampTz wait = until == DT_NOEND ? 3600 * USECS_PER_SEC : until - GetCurrentTimestamp();
     if (!has_workers()) {
       wait = std::min(

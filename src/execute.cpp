@@ -9,7 +9,7 @@
 #include "retry.hpp"
 #include "session.hpp"
 #include "settings.hpp"
-#include "step.hpp"
+#include "task_function.hpp"
 #include "task_lock.hpp"
 #include "waitpoint.hpp"
 
@@ -17,22 +17,14 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <map>
 #include <optional>
 
 namespace underway {
 
 namespace {
 
-constexpr int transient_retries = 10;
 constexpr int most_in_a_row = 20;  // steps of one run, before others have their turn
 constexpr Size most_memory = Size{64} * 1024 * 1024;
-
-handler* handler_of(Oid function, bool set) {
-  static auto* handlers = new std::map<Oid, handler>;
-  static auto* sets = new std::map<Oid, handler>;
-  return &(*(set ? sets : handlers))[function];
-}
 
 int milliseconds(const Interval* i) noexcept {
   const double ms = static_cast<double>(i->time) / 1000.0 + (i->day + i->month * 30.0) * 86400000.0;
@@ -97,8 +89,8 @@ class attempt {
 
   // All of them in one transaction. Throws; then `culprit` is the task whose handler raised, or -1.
   void run(const claimed_task* tasks, int n) {
-    f_ = q_->workflow ? find_step(q_, tasks[0]) : nullptr;
-    if (f_ != nullptr && f_->name == nullptr) {
+    function_ = task_function(q_, tasks[0]);
+    if (function_.is_nothing()) {
       run_nothing(tasks[0]);
       return;
     }
@@ -107,12 +99,9 @@ class attempt {
     results_ = static_cast<finished_task*>(pg::call([&] {
       return MemoryContextAllocZero(memory_, sizeof(finished_task) * static_cast<Size>(n));
     }));
-    function_ = f_ != nullptr ? resolve(q_, *f_) : q_->handler;
-    handler* h = handler_of(function_, f_ != nullptr && f_->set);
+    function_.find();
     pg::call([&] {
-      // Not with a suspect: its end could be lost with the next crash, and be charged to it.
-      if (q_->async &&
-          std::all_of(tasks, tasks + n, [](const claimed_task& t) { return t.crashes == 0; })) {
+      if (q_->async && !flushed(tasks, n)) {
         (void)set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
                                 GUC_ACTION_LOCAL, true, 0, false);
       }
@@ -122,10 +111,15 @@ class attempt {
     });
     for (int i = 0; i < n; i++) {
       culprit = i;
-      run_one(h, tasks[i], &results_[i]);
+      run_one(tasks[i], &results_[i]);
     }
     culprit = n == 1 ? 0 : -1;
-    pg::call([] { waitpoint(waitpoint_id::handler_done); });
+    pg::call([&] {
+      waitpoint(waitpoint_id::handler_done);
+      if (flushed(tasks, n)) {
+        ForceSyncCommit();
+      }
+    });
     complete(q_, tasks, results_, n, next_);
     keep_claim();
     pg::call([] { waitpoint(waitpoint_id::finished); });
@@ -153,15 +147,14 @@ class attempt {
     }
   }
 
-  void run_one(handler* h, const claimed_task& task, finished_task* to) {
+  // With a suspect: its end could be lost with the next crash, and be charged to it.
+  static bool flushed(const claimed_task* tasks, int n) noexcept {
+    return std::any_of(tasks, tasks + n, [](const claimed_task& t) { return t.crashes > 0; });
+  }
+
+  void run_one(const claimed_task& task, finished_task* to) {
     pg::call([&] {
-      if (f_ == nullptr) {
-        h->prepare(q_->handler, q_->handler_schema, q_->handler_name);
-      } else if (f_->set) {
-        h->prepare_set(function_, f_->schema, f_->name);
-      } else {
-        h->prepare(function_, f_->schema, f_->name);
-      }
+      function_.prepare();
       current_task = &task;
       start_notices();
       const int timeout = timeout_of(q_, task);
@@ -171,7 +164,7 @@ class attempt {
       enable_timeout_after(STATEMENT_TIMEOUT, timeout);
       enable_timeout_after(grace_timer, std::min(timeout, INT_MAX - settings::cancel_grace) +
                                             settings::cancel_grace);
-      to->outcome = h->run(task.input, memory_, &begun);
+      to->outcome = function_.run(task.input, memory_, &begun, true);
       // Deferred constraints and triggers are the handler's doing: they run within its time, where
       // they can be cancelled, and an error of theirs is this task's and not that of its batch.
       // Nothing of a user is left for the commit.
@@ -185,8 +178,7 @@ class attempt {
   queue_info* q_;
   MemoryContext memory_;
   following* next_;
-  const step_function* f_ = nullptr;  // null: the queue's handler
-  Oid function_ = InvalidOid;
+  task_function function_;
   finished_task* results_ = nullptr;
 };
 
@@ -207,6 +199,7 @@ template <class F> void persist(F&& record) {
   for (int failures = 0;;) {
     try {
       record();
+      process::recovered(&failures);
       return;
     } catch (pg::error& e) {
       if (failures == most_failures) {
@@ -309,6 +302,7 @@ void run_in_a_row(queue_info* q, claimed_task task, MemoryContext memory, const 
       return;
     }
     task = next.task;
+    pg::call([] { waitpoint(waitpoint_id::chained); });
     pg::call([] { CHECK_FOR_INTERRUPTS(); });
   }
 }

@@ -14,8 +14,9 @@
 namespace underway {
 
 void wake_external(Oid database, int queue_id, int wanted) noexcept {
+  work_waiter* const waiters = shared->work_waiters();
   for (int n = 0; n < shared->awaiters_size && wanted > 0; n++) {
-    work_waiter& w = shared->work_waiters()[n];
+    work_waiter& w = waiters[n];
     const int proc = w.proc_plus_one;
     if (proc == 0 || w.database != database) {
       continue;
@@ -31,8 +32,9 @@ void wake_external(Oid database, int queue_id, int wanted) noexcept {
 }
 
 void wake_later_than(Oid database, int queue_id, TimestampTz at) noexcept {
+  work_waiter* const waiters = shared->work_waiters();
   for (int n = 0; n < shared->awaiters_size; n++) {
-    work_waiter& w = shared->work_waiters()[n];
+    work_waiter& w = waiters[n];
     const int proc = w.proc_plus_one;
     if (proc == 0 || w.database != database || w.until <= at - shared->clock_offset) {
       continue;
@@ -60,6 +62,8 @@ pg::statement queue_of(
 pg::statement dequeue_from(
     "SELECT * FROM underway_internal.dequeue_from(CAST($1 AS oid), $2, $3, $4)", OIDOID, TEXTOID,
     INT4OID, TEXTOID);
+pg::statement dequeue_inline("SELECT * FROM underway_internal.dequeue_inline($1, $2, $3, $4, $5)",
+                             INT4OID, UUIDOID, INT4OID, INT4OID, TEXTOID);
 pg::statement begin_leases("SELECT * FROM underway_internal.begin_leases($1, $2)", INT4OID,
                            UUIDARRAYOID);
 pg::statement reclaim_stale("SELECT reclaimed FROM underway_internal.reclaim_stale($1, $2, $3)",
@@ -104,6 +108,32 @@ int claim_from(const source& from, const char* worker, int n, int wanted, claime
                .count;
     }
   }
+  return n;
+}
+
+// In a transaction that run_inline works: what it has enqueued itself, which nobody else sees, and
+// nothing else, since its clock is not that of others.
+int claim_own(const source& from, const char* worker, int wanted, claimed_task* tasks,
+              MemoryContext memory) {
+  int n = 0;
+  const pg_uuid_t first = least_own_id();
+  pg::value args[5] = {
+      pg::of(from.queue_id), pg::of(&first), pg::of(wanted), pg::of(from.max_attempts), {}};
+  pg::call([&] { args[4] = pg::of_text(worker); });
+  dequeue_inline.run(args, [&](const pg::row& r) {
+    claimed_task& t = tasks[n++];
+    t.id = r.uuid(1);
+    t.attempt = r.int4(2);
+    t.input = r.jsonb(3, memory);
+    t.headers = r.jsonb(4, memory);
+    t.last_attempt = r.boolean(5);
+    t.lease = r.uuid(6);
+    t.of_run = !r.null(7);
+    if (t.of_run) {
+      t.run_id = r.uuid(7);
+      t.step = r.text(8, memory);
+    }
+  });
   return n;
 }
 
@@ -153,8 +183,9 @@ UNDERWAY_ENTRY(underway_dequeue) {
                              : text_to_cstring(PG_GETARG_TEXT_PP(2));
     return palloc0(sizeof(claimed_task) * static_cast<Size>(wanted));
   }));
-  int n = claim_from(from, worker, 0, wanted, tasks, memory);
-  if (n < wanted) {
+  int n = has_transaction_clock() ? claim_own(from, worker, wanted, tasks, memory)
+                                  : claim_from(from, worker, 0, wanted, tasks, memory);
+  if (n < wanted && !has_transaction_clock()) {
     // As in the origin: who finds nothing looks whether somebody else's work is stale. Bounded, by
     // an index.
     int64 reclaimed = 0;
@@ -388,6 +419,15 @@ UNDERWAY_ENTRY(underway_check_lease_now) {
   check.run(
       &lease, [](const pg::row&) {}, true);
   PG_RETURN_BOOL(true);
+}
+
+UNDERWAY_ENTRY(underway_leases_now) {
+  static pg::statement count("SELECT underway_internal.count_leases($1)", INT4OID);
+  const pg::value queue = pg::of(PG_GETARG_INT32(0));
+  int64 leases = 0;
+  count.run(
+      &queue, [&leases](const pg::row& r) { leases = r.int8(1); }, true);
+  PG_RETURN_INT64(leases);
 }
 
 UNDERWAY_ENTRY(underway_is_ours) {

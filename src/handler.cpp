@@ -148,9 +148,10 @@ void handler::prepare(Oid function, const char* schema, const char* name) {
   takes_input_ = form->pronargs == 1;
   const bool as_it_is = form->prorettype == JSONBOID || form->prorettype == VOIDOID ||
                         is_transition(form->prorettype);
-  kind_ = procedure_ || form->prorettype == VOIDOID ? kind::nothing
-          : is_transition(form->prorettype)         ? kind::transition
-                                                    : kind::jsonb;
+  // A procedure with an INOUT argument returns a record of it (the procedure's one argument).
+  kind_ = form->prorettype == VOIDOID       ? kind::nothing
+          : is_transition(form->prorettype) ? kind::transition
+                                            : kind::jsonb;
   StringInfoData sql;
   initStringInfo(&sql);
   const char* called = quote_qualified_identifier(schema_, name_);
@@ -261,11 +262,12 @@ bool ignore(TupleTableSlot*, DestReceiver*) { return true; }
 
 }  // namespace
 
-result handler::run(Jsonb* input, MemoryContext results, bool* begun) {
+result handler::run(Jsonb* input, MemoryContext results, bool* begun, bool top_level) {
   // As exec_bind_message and exec_execute_message do: a top-level statement, so that a procedure
   // may commit.
   result r;
-  Portal portal = CreatePortal("", true, true);
+  // A client's statement may have the name that is empty.
+  Portal portal = top_level ? CreatePortal("", true, true) : CreateNewPortal();
   portal->visible = false;
   MemoryContext old = MemoryContextSwitchTo(portal->portalContext);
   ParamListInfo params = makeParamList(1);
@@ -278,6 +280,11 @@ result handler::run(Jsonb* input, MemoryContext results, bool* begun) {
   if (look_up(get_namespace_oid(schema_, true), name_, takes_input_) != function_) {
     ereport(ERROR, (errcode(ERRCODE_UNDEFINED_FUNCTION), errmsg("the handler no longer exists")));
   }
+  // The executor would refuse it too, but as an error of the task.
+  if (!pg::may_execute(function_, GetUserId())) {
+    ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+                    errmsg("the handler may no longer be executed")));
+  }
   *begun = true;
   PortalStart(portal, params, 0, InvalidSnapshot);
   MemoryContextSwitchTo(old);
@@ -286,7 +293,7 @@ result handler::run(Jsonb* input, MemoryContext results, bool* begun) {
       kind_ == kind::transition,
       results,
       &r};
-  (void)pg::portal_run(portal, &c.receiver, nullptr);
+  (void)pg::portal_run(portal, top_level, &c.receiver, nullptr);
   PortalDrop(portal, false);
   return r;
 }

@@ -1,7 +1,7 @@
 // A handler: the SQL function or procedure that a queue runs for each task. Finding it, and running
-// it. Runs in: backends (resolve, find) and workers (run). Error discipline: server code, called
-// inside pg::call, unless noted. Invariant: stored by schema, name and types, found again by them;
-// run as a top-level statement of the session's user.
+// it. Runs in: backends (resolve, find; run for run_inline) and workers (run). Error discipline:
+// server code, called inside pg::call, unless noted. Invariant: stored by schema, name and types,
+// found again by them; run as a top-level statement of the session's user.
 #pragma once
 
 #include "pg/error.hpp"
@@ -41,8 +41,9 @@ class handler {
   // Looks the function up and analyses the call, as the session's user. Raises what the server
   // raises.
   void prepare(Oid function, const char* schema, const char* name);
-  // begun: set once the handler was found.
-  result run(Jsonb* input, MemoryContext results, bool* begun);
+  // begun: set once the handler was found. top_level: as the statement of a session, where a
+  // procedure may commit; else inside the statement of a client.
+  result run(Jsonb* input, MemoryContext results, bool* begun, bool top_level);
   // prepare() for a function that returns a set: its output is the array of its rows.
   void prepare_set(Oid function, const char* schema, const char* name);
 

@@ -5,6 +5,7 @@
 #include "pg/error.hpp"
 #include "pg/identity.hpp"
 #include "slots.hpp"
+#include "stamp.hpp"
 #include "wake.hpp"
 
 #include <signal.h>
@@ -214,6 +215,11 @@ void before_utility(const Node* statement, ProcessUtilityContext context) {
     case T_CreatedbStmt:
       if (runs_alone(context)) {
         before_create_database(reinterpret_cast<const CreatedbStmt*>(statement));
+      }
+      break;
+    case T_TransactionStmt:
+      if (reinterpret_cast<const TransactionStmt*>(statement)->kind == TRANS_STMT_COMMIT_PREPARED) {
+        note_prepared_commit();
       }
       break;
     case T_DropStmt: {

@@ -46,9 +46,11 @@ void start(Oid database, Oid role, const char* name) {
   } else {
     BackgroundWorkerInitializeConnection(nullptr, nullptr, 0);
   }
-  // As a source that RESET ALL leaves alone.
+  // As a source that RESET ALL leaves alone, and that goes before the settings of roles and
+  // databases: an error is to be recorded, not to end the process.
   hold_cancels();
   SetConfigOption("application_name", name, PGC_USERSET, PGC_S_OVERRIDE);
+  SetConfigOption("exit_on_error", "off", PGC_USERSET, PGC_S_OVERRIDE);
   pgstat_report_appname(name);
 }
 
@@ -90,6 +92,32 @@ bool extension_is_gone() {
   return gone;
 }
 
+namespace {
+// For underway.check_health().
+void publish_trouble(const char* message) {
+  LWLockAcquire(registry_lock, LW_EXCLUSIVE);
+  database_entry* db = find_database(MyDatabaseId, false);
+  if (db != nullptr) {
+    const int length = pg_mbcliplen(message, static_cast<int>(strlen(message)),
+                                    static_cast<int>(sizeof db->trouble) - 1);
+    memcpy(db->trouble, message, static_cast<size_t>(length));
+    db->trouble[length] = '\0';
+    db->trouble_at = GetCurrentTimestamp();
+  }
+  LWLockRelease(registry_lock);
+}
+}  // namespace
+
+void recovered(int* failures) noexcept {
+  if (*failures > 0) {
+    *failures = 0;
+    database_entry* db = find_database(MyDatabaseId, false);
+    if (db != nullptr) {
+      db->trouble_at = DT_NOBEGIN;
+    }
+  }
+}
+
 void endure(const pg::error& error, int* failures) {
   constexpr TimestampTz longest_pause = 10 * USECS_PER_SEC;
   if (extension_is_gone()) {
@@ -101,6 +129,7 @@ void endure(const pg::error& error, int* failures) {
                       e.detail != nullptr ? errdetail_internal("%s", e.detail) : 0,
                       e.hint != nullptr ? errhint("%s", e.hint) : 0,
                       e.context != nullptr ? errcontext("%s", e.context) : 0));
+    publish_trouble(e.message != nullptr ? e.message : "unknown error");
   });
   const TimestampTz end =
       GetCurrentTimestamp() +

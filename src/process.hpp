@@ -38,5 +38,7 @@ bool extension_is_gone();
 // gone. Says so in the log and pauses, longer each time. Throws when the extension is gone, which
 // nothing helps against. Called in the handler of the error.
 void endure(const pg::error& error, int* failures);
+// It did come right: nobody is told of it any more.
+void recovered(int* failures) noexcept;
 
 }  // namespace underway::process

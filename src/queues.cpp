@@ -10,16 +10,20 @@ namespace underway {
 
 namespace {
 
+#define SELECT_QUEUES                                                                              \
+  "SELECT q.id, q.name, q.owner, q.handler_schema, q.handler_name, cardinality(q.handler_args), "  \
+  "q.concurrency, q.batch,"                                                                        \
+  " q.durability, q.keep, (q.retry ->> 'max_attempts')::int, q.timeout, q.ttl, q.settings, "       \
+  "q.paused_at IS NOT NULL,"                                                                       \
+  " q.dropped_at IS NOT NULL, q.home_system, q.home_database,"                                     \
+  " q.dropped_at IS NOT NULL AND EXISTS (SELECT FROM underway_internal.task t WHERE t.queue_id = " \
+  "q.id AND t.state IN ('pending', 'waiting')),"                                                   \
+  " q.handler_owner, q.workflow"                                                                   \
+  " FROM underway_internal.queue q"
+
+pg::statement select_queue(SELECT_QUEUES " WHERE q.id = $1", INT4OID);
 pg::statement select_queues(
-    "SELECT q.id, q.name, q.owner, q.handler_schema, q.handler_name, cardinality(q.handler_args), "
-    "q.concurrency, q.batch,"
-    " q.durability, q.keep, (q.retry ->> 'max_attempts')::int, q.timeout, q.ttl, q.settings, "
-    "q.paused_at IS NOT NULL,"
-    " q.dropped_at IS NOT NULL, q.home_system, q.home_database,"
-    " q.dropped_at IS NOT NULL AND EXISTS (SELECT FROM underway_internal.task t WHERE t.queue_id = "
-    "q.id AND t.state IN ('pending', 'waiting')),"
-    " q.handler_owner, q.workflow"
-    " FROM underway_internal.queue q"
+    SELECT_QUEUES
     " WHERE (q.dropped_at IS NULL AND (q.owner = $1 OR $1 IS NULL))"
     "    OR ($1 IS NULL AND (q.dropped_at > underway_internal.clock() - interval '1 day'"
     // Of a transaction that was open, or prepared, for as long as that.
@@ -52,8 +56,8 @@ bool is_at_home(const pg::row& r) {
          r.int8(18) == static_cast<int64>(MyDatabaseId);
 }
 
-obstacle find_obstacle(queue_info* q, const pg::row& r) {
-  if (!is_at_home(r)) {
+obstacle find_obstacle(queue_info* q, const pg::row& r, bool inlined) {
+  if (!inlined && !is_at_home(r)) {
     return obstacle::held;
   }
   if (r.boolean(16)) {
@@ -68,13 +72,13 @@ obstacle find_obstacle(queue_info* q, const pg::row& r) {
   if (!OidIsValid(q->owner)) {
     return obstacle::owner_missing;
   }
-  if (!pg::nologin_can_work && !may_log_in(q->owner)) {
+  if (!inlined && !pg::nologin_can_work && !may_log_in(q->owner)) {
     return obstacle::owner_cannot_login;
   }
   return check_handler(q);
 }
 
-void read(queue_info* q, const pg::row& r, MemoryContext memory) {
+void read(queue_info* q, const pg::row& r, MemoryContext memory, bool inlined) {
   q->id = r.int4(1);
   q->name = r.text(2, memory);
   q->owner = get_role_oid(r.text(3, memory), true);
@@ -97,7 +101,7 @@ void read(queue_info* q, const pg::row& r, MemoryContext memory) {
   }
   q->settings = r.jsonb(14, memory);
   q->workflow = r.boolean(21);
-  q->why = find_obstacle(q, r);
+  q->why = find_obstacle(q, r, inlined);
   q->unfinished = r.boolean(19);
   q->entry = find_queue_entry(MyDatabaseId, q->id, q->why != obstacle::dropped || q->unfinished);
   q->average_ms = 0;
@@ -178,9 +182,21 @@ void queue_list::load(Oid role) {
       room = room == 0 ? 16 : room * 2;
     }
     memset(static_cast<void*>(&queues_[count_]), 0, sizeof(queue_info));
-    read(&queues_[count_], r, memory_);
+    read(&queues_[count_], r, memory_, false);
     count_++;
   });
+}
+
+bool read_queue(int id, queue_info* q, MemoryContext memory) {
+  bool found = false;
+  pg::as_owner owner(true);
+  const pg::value which = pg::of(id);
+  *q = {};
+  select_queue.run(&which, [&](const pg::row& r) {
+    found = true;
+    read(q, r, memory, true);
+  });
+  return found;
 }
 
 queue_info* queue_list::find(int id) noexcept {

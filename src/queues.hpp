@@ -1,6 +1,7 @@
 // The queues of this database as a worker or the coordinator knows them: read from the table, again
-// when `generation` moves. Runs in: workers and coordinators. Error discipline: throws pg::error.
-// Invariant: a queue without `obstacle` may be worked here and now by its owner's workers.
+// when `generation` moves. Runs in: workers, coordinators, and run_inline. Error discipline: throws
+// pg::error. Invariant: a queue without `obstacle` may be worked here and now by its owner's
+// workers.
 #pragma once
 
 #include "marks.hpp"
@@ -62,6 +63,10 @@ class queue_list {
   queue_info* queues_ = nullptr;
   int count_ = 0;
 };
+
+// One queue as run_inline sees it, in the transaction that is open: also in a copy, and whether its
+// owner may log in does not matter. Its strings are allocated in `memory`. False: there is none.
+bool read_queue(int id, queue_info* q, MemoryContext memory);
 
 // Found again by its name, a function may have been made by anybody who can make functions in its
 // schema. maker_then: whose it was when it was set. Inside pg::call.

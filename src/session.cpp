@@ -63,9 +63,10 @@ template <class F> void each_setting(Jsonb* settings, F&& f) {
   }
 }
 
-void set_for(Oid role, const char* name, const char* value, bool really) {
+void set_for(Oid role, const char* name, const char* value, bool really,
+             GucAction how = GUC_ACTION_SET) {
   (void)set_config_option(name, value, superuser_arg(role) ? PGC_SUSET : PGC_USERSET, PGC_S_SESSION,
-                          GUC_ACTION_SET, really, ERROR, false);
+                          how, really, ERROR, false);
 }
 
 }  // namespace
@@ -84,6 +85,14 @@ void renew_session(Jsonb* settings) {
     }
   });
   tx.commit();
+}
+
+void apply_settings(Jsonb* settings, Oid role) {
+  if (settings != nullptr) {
+    each_setting(settings, [role](const char* name, const char* value) {
+      set_for(role, name, value, true, GUC_ACTION_SAVE);
+    });
+  }
 }
 
 void clean_session() {
@@ -114,6 +123,17 @@ void check_setting(Oid role, const char* name, const char* value) {
                               "default_transaction_read_only and "
                               "default_transaction_deferrable.")));
     }
+  }
+  // Each of these ends the process where it should fail an attempt, which would count as a crash.
+  if (pg_strcasecmp(name, "exit_on_error") == 0) {
+    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                    errmsg("settings: \"%s\" cannot be set for a queue", name),
+                    errhint("It would end the worker instead of the attempt that failed.")));
+  }
+  if (pg_strcasecmp(name, "transaction_timeout") == 0) {
+    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                    errmsg("settings: \"%s\" cannot be set for a queue", name),
+                    errhint("The queue's timeout limits the time of an attempt.")));
   }
   set_for(role, name, value, false);
 }

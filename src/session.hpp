@@ -1,6 +1,6 @@
 // The session that a handler finds: as after DISCARD ALL, plus its queue's settings.
-// Runs in: workers. Error discipline: throws pg::error. Invariant: nothing that one task did to the
-// session reaches the next.
+// Runs in: workers; apply_settings also in run_inline. Error discipline: throws pg::error.
+// Invariant: nothing that one task did to the session reaches the next.
 #pragma once
 
 #include "pg/error.hpp"
@@ -13,5 +13,8 @@ void renew_session(Jsonb* settings);
 // After the last of several tasks: a worker that sleeps keeps no temporary table, and no advisory
 // lock that others wait for.
 void clean_session();
+
+// The settings of a queue for the present nest level of the configuration. Inside pg::call.
+void apply_settings(Jsonb* settings, Oid role);
 
 }  // namespace underway

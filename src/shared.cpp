@@ -160,6 +160,8 @@ void prepare(database_entry* d, Oid oid) noexcept {
   d->next_deadline = DT_NOEND;
   d->retry_at = DT_NOBEGIN;
   d->failures = 0;
+  d->trouble_at = DT_NOBEGIN;
+  d->trouble[0] = '\0';
   d->oid = oid;
 }
 

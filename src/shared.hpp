@@ -47,6 +47,10 @@ struct database_entry {
   std::atomic<TimestampTz> next_deadline;  // of runs started since then
   std::atomic<TimestampTz> retry_at;       // back-off of the launcher (real time)
   std::atomic<int> failures;               // coordinators in a row that failed to start or died
+  // Some process of ours last failed at what is ours to do, and no process has done it since (real
+  // time); what it said, under registry_lock.
+  std::atomic<TimestampTz> trouble_at;
+  char trouble[256];
 };
 
 struct shared_state {
@@ -61,10 +65,12 @@ struct shared_state {
   std::atomic<bool> coordinator_waits;  // the launcher found no background worker slot for it
   std::atomic<bool>
       prepared_changes;  // some prepared transaction made or dropped an extension, or changed roles
-  std::atomic<bool> told_no_slot;  // the log says that background worker slots are too few
-  std::atomic<bool> told_no_room;  // the log says that underway.max_workers are too few
-  std::atomic<int> suspects;       // that run now; -1: one, alone
-  std::atomic<uint64> waitpoints;  // tests only: which are armed
+  std::atomic<bool> told_no_slot;      // the log says that background worker slots are too few
+  std::atomic<bool> told_no_room;      // the log says that underway.max_workers are too few
+  std::atomic<uint64> queue_versions;  // stamp.hpp
+  std::atomic<int> queue_commits;      // that are becoming visible
+  std::atomic<int> suspects;           // that run now; -1: one, alone
+  std::atomic<uint64> waitpoints;      // tests only: which are armed
   int databases_size;
   int slots_size;
   int queues_size;

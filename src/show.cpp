@@ -105,11 +105,21 @@ UNDERWAY_ENTRY(underway_databases) {
         continue;
       }
       const int pid = db->coordinator_pid;
-      Datum values[7] = {ObjectIdGetDatum(oid),         Int32GetDatum(pid),
-                         BoolGetDatum(db->wanted),      TimestampTzGetDatum(db->wakes_at),
-                         Int32GetDatum(db->holds),      BoolGetDatum(db->blocked),
-                         BoolGetDatum(db->starving > 0)};
-      bool nulls[7] = {false, pid == 0, false, false, false, false, false};
+      LWLockAcquire(registry_lock, LW_SHARED);
+      const TimestampTz trouble_at = db->trouble_at;
+      const Datum trouble = CStringGetTextDatum(db->trouble);
+      LWLockRelease(registry_lock);
+      const bool well = trouble_at == DT_NOBEGIN;
+      Datum values[9] = {ObjectIdGetDatum(oid),
+                         Int32GetDatum(pid),
+                         BoolGetDatum(db->wanted),
+                         TimestampTzGetDatum(db->wakes_at),
+                         Int32GetDatum(db->holds),
+                         BoolGetDatum(db->blocked),
+                         BoolGetDatum(db->starving > 0),
+                         TimestampTzGetDatum(trouble_at),
+                         trouble};
+      bool nulls[9] = {false, pid == 0, false, false, false, false, false, well, well};
       tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
     }
     return Datum{0};

@@ -7,6 +7,7 @@
 #include "pg/transaction.hpp"
 
 #include <map>
+#include <optional>
 #include <string>
 #include <tuple>
 
@@ -56,10 +57,28 @@ bool has_function(const claimed_task& task) noexcept {
                                   strcmp(task.phase, "finally") == 0);
 }
 
+// Of our own, or for run_inline a part of the one that is open.
+class some_transaction {
+ public:
+  some_transaction() {
+    if (!IsTransactionState()) {
+      tx_.emplace(pg::transaction::kind::ours);
+    }
+  }
+  void commit() {
+    if (tx_) {
+      tx_->commit();
+    }
+  }
+
+ private:
+  std::optional<pg::transaction> tx_;
+};
+
 step_function read(const queue_info* q, const claimed_task& task, part which) {
   step_function f = {};
   bool found = false;
-  pg::transaction tx(pg::transaction::kind::ours);
+  some_transaction tx;
   {
     pg::as_owner owner(true);
     pg::value args[3] = {pg::of(q->id), pg::of(task.version), {}};
@@ -98,8 +117,7 @@ const step_function* find_step(const queue_info* q, const claimed_task& task) {
   auto it = cache.find(k);
   if (it == cache.end()) {
     if (cache.size() >= most_cached) {
-      cache.clear();
-      MemoryContextReset(cache_memory);
+      forget_steps();
     }
     if (cache_memory == nullptr) {
       cache_memory = pg::call([] {
@@ -109,6 +127,13 @@ const step_function* find_step(const queue_info* q, const claimed_task& task) {
     it = cache.emplace(k, read(q, task, which)).first;
   }
   return &it->second;
+}
+
+void forget_steps() noexcept {
+  cache.clear();
+  if (cache_memory != nullptr) {
+    MemoryContextReset(cache_memory);
+  }
 }
 
 Oid resolve(const queue_info* q, const step_function& f) {
@@ -155,9 +180,11 @@ void complete_step(const queue_info* q, const claimed_task& task, const finished
     args[7] = pg::of_text(next->wanted ? worker_name() : nullptr);
   });
   args[6] = pg::of_datum(PointerGetDatum(&r.delay), !r.decided);
-  args[8] = pg::of(shared->boot);
-  args[9] = pg::of(number_of(my_slot));
-  args[10] = pg::of(static_cast<int32>(my_slot->generation));
+  if (next->wanted) {
+    args[8] = pg::of(shared->boot);
+    args[9] = pg::of(number_of(my_slot));
+    args[10] = pg::of(static_cast<int32>(my_slot->generation));
+  }
   bool held = false;
   complete_in_sql.run(args, [&](const pg::row& row) {
     held = row.boolean(1);
@@ -187,7 +214,7 @@ void complete_step(const queue_info* q, const claimed_task& task, const finished
 }
 
 void look_at_map(const claimed_task& task, const char* map) {
-  pg::transaction tx(pg::transaction::kind::ours);
+  some_transaction tx;
   {
     pg::as_owner owner(true);
     pg::value args[3] = {pg::of(&task.run_id), {}, pg::of(task.item)};

@@ -1,7 +1,7 @@
 // Steps of workflows: what a task that is one runs, and how it ends: with what comes next, claimed
-// by this worker in the same commit. Runs in: workers. Error discipline: throws pg::error.
-// Invariant: definitions are read before the handler's transaction begins, which touches none of
-// our tables until the handler has ended.
+// by this worker in the same commit. Runs in: workers, and run_inline. Error discipline: throws
+// pg::error. Invariant: definitions are read before the handler's transaction begins, which touches
+// none of our tables until the handler has ended.
 #pragma once
 
 #include "complete.hpp"
@@ -19,8 +19,11 @@ struct step_function {
   bool alone;  // a child of a map, an undo, finally: it may not say what comes next
 };
 
-// In a transaction of its own when it has to read. Raises when there is no such step.
+// In a transaction of its own when it has to read and none is open. Raises when there is no such
+// step.
 const step_function* find_step(const queue_info* q, const claimed_task& task);
+// Whoever reads versions that were not committed forgets them: another may get the same number.
+void forget_steps() noexcept;
 
 // The oid, found anew each time; raises 42883 or 42501.
 Oid resolve(const queue_info* q, const step_function& f);
@@ -38,7 +41,8 @@ struct following {
 void complete_step(const queue_info* q, const claimed_task& task, const finished_task& result,
                    following* next);
 
-// After the commit: is the map that the task was a child of through?
+// After the commit (in run_inline: the subtransaction): is the map that the task was a child of
+// through?
 void look_at_map(const claimed_task& task, const char* map);
 
 }  // namespace underway

@@ -3,10 +3,12 @@
 // and every call raises. Error discipline: _PG_init never raises, since pg_upgrade loads the
 // library.
 #include "changes.hpp"
+#include "clock.hpp"
 #include "entry.hpp"
 #include "hooks.hpp"
 #include "launcher.hpp"
 #include "settings.hpp"
+#include "stamp.hpp"
 #include "wake.hpp"
 
 extern "C" {
@@ -24,6 +26,8 @@ void _PG_init(void) {
   }
   underway::install_shared_memory_hooks();
   underway::install_transaction_callbacks();
+  underway::install_clock_callbacks();
+  underway::install_stamp_callbacks();
   underway::install_change_callbacks();
   underway::install_hooks();
   underway::register_launcher();

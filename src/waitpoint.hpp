@@ -1,6 +1,6 @@
 // Places where a test can hold one of our processes: it waits there while another session holds an
-// advisory lock. Runs in: every process; costs one read of shared memory when no test has armed it.
-// Error discipline: server code, may raise.
+// advisory lock; and what a measurement can leave out. Runs in: every process; costs one read of
+// shared memory when no test has armed it. Error discipline: server code, may raise.
 #pragma once
 
 #include "shared.hpp"
@@ -16,13 +16,19 @@ enum class waitpoint_id : int {
   surveyed = 5,
   give_back = 6,
   finished = 7,
-  look = 8
+  look = 8,
+  chained = 9,
+  unheard = 10  // nobody waits: while armed, nothing that is enqueued is told at commit
 };
+
+inline bool is_armed(waitpoint_id id) noexcept {
+  return (shared->waitpoints & (uint64{1} << static_cast<int>(id))) != 0;
+}
 
 void reach_waitpoint(waitpoint_id id);
 
 inline void waitpoint(waitpoint_id id) {
-  if ((shared->waitpoints & (uint64{1} << static_cast<int>(id))) != 0) {
+  if (is_armed(id)) {
     reach_waitpoint(id);
   }
 }

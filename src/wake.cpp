@@ -5,6 +5,7 @@
 #include "clock.hpp"
 #include "external.hpp"
 #include "slots.hpp"
+#include "waitpoint.hpp"
 
 namespace underway {
 
@@ -404,6 +405,9 @@ pending_note* note_of(int queue_id, int priority, const row_key& key, bool needs
 }  // namespace
 
 void note_pending(int queue_id, int priority, const row_key& key, int tasks) {
+  if (is_armed(waitpoint_id::unheard)) {
+    return;
+  }
   pending_note* note = note_of(queue_id, priority, key, true);
   if (note != nullptr && key.run_at <= clock_now()) {
     note->due += tasks;

@@ -56,7 +56,17 @@ void tell_overdue() {
   }
 }
 
+bool should_leave() noexcept {
+  return my_slot->retire || database->holds > 0 ||
+         GetCurrentTimestamp() - my_slot->started_at >
+             static_cast<TimestampTz>(settings::worker_max_age) * USECS_PER_SEC;
+}
+
+// False: another of those that were claimed is not to be begun here.
 bool begin(int i) {
+  if (i > 0 && should_leave()) {
+    return false;
+  }
   SpinLockAcquire(&my_slot->mutex);
   const bool mine = i < my_slot->prefetched;
   if (mine) {
@@ -181,9 +191,22 @@ void hold(const queue_info& q, const claimed_task* tasks, int n) noexcept {
   holding = n > 0;
 }
 
+// What was not begun, since this worker is to leave. The coordinator cannot take it any more: given
+// back twice, an attempt that somebody else has begun meanwhile would be taken back.
+void give_back_unbegun(const claimed_task* tasks) {
+  disable_timeout(overdue_timer, false);
+  SpinLockAcquire(&my_slot->mutex);
+  const int begun = my_slot->begun;
+  const int left = my_slot->prefetched - begun;
+  my_slot->prefetched = begun;
+  SpinLockRelease(&my_slot->mutex);
+  if (left > 0) {
+    give_back(tasks + begun, left);
+  }
+}
+
 // The place that this worker had under the queue's limit is free: one who sleeps can take it.
 void free_place(const queue_info& q) noexcept {
-  disable_timeout(overdue_timer, false);
   SpinLockAcquire(&my_slot->mutex);
   my_slot->overdue = false;
   my_slot->prefetched = my_slot->begun;
@@ -193,12 +216,6 @@ void free_place(const queue_info& q) noexcept {
   if (q.concurrency > 0 && q.entry->earliest <= clock_now()) {
     (void)wake_idle(MyDatabaseId, my_slot->role, 1);
   }
-}
-
-bool should_leave() noexcept {
-  return my_slot->retire || database->holds > 0 ||
-         GetCurrentTimestamp() - my_slot->started_at >
-             static_cast<TimestampTz>(settings::worker_max_age) * USECS_PER_SEC;
 }
 
 int priority_at_work = 0;
@@ -251,6 +268,7 @@ bool work(MemoryContext memory, claimed_task* tasks) {
     if (q->why != obstacle::none) {
       tell_blocked();  // since the claim
     }
+    give_back_unbegun(tasks);
   }
   free_place(*q);
   return true;
@@ -302,7 +320,7 @@ void run() {
       if (should_leave() || !load_queues() || (!work(memory, tasks) && !idle())) {
         return;
       }
-      failures = 0;
+      process::recovered(&failures);
     } catch (pg::error& e) {
       if (holding) {
         throw;  // the coordinator takes them back

@@ -20,11 +20,11 @@ inline constexpr bool nologin_can_work = false;
 
 inline void set_latch_of(proc_number n) noexcept { SetLatch(&ProcGlobal->allProcs[n].procLatch); }
 
-inline bool portal_run(Portal portal, DestReceiver* dest, QueryCompletion* qc) {
+inline bool portal_run(Portal portal, bool top_level, DestReceiver* dest, QueryCompletion* qc) {
 #if PG_VERSION_NUM >= 180000
-  return PortalRun(portal, FETCH_ALL, true, dest, dest, qc);
+  return PortalRun(portal, FETCH_ALL, top_level, dest, dest, qc);
 #else
-  return PortalRun(portal, FETCH_ALL, true, true, dest, dest, qc);
+  return PortalRun(portal, FETCH_ALL, top_level, true, dest, dest, qc);
 #endif
 }
 

@@ -27,7 +27,21 @@ Oid catalog_lookup(Oid* owner) {
   table_close(rel, AccessShareLock);
   return oid;
 }
+
+void raise_gone() {
+  ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+                  errmsg("extension \"underway\" does not exist in this database"),
+                  errhint("CREATE EXTENSION underway;")));
+}
 }  // namespace
+
+void lock_first() {
+  const Oid schema = get_namespace_oid("underway_internal", true);
+  const Oid gate = OidIsValid(schema) ? get_relname_relid("queue", schema) : InvalidOid;
+  if (OidIsValid(gate)) {
+    LockRelationOid(gate, AccessShareLock);
+  }
+}
 
 Oid extension_oid() {
   return call([] {
@@ -50,9 +64,7 @@ Oid extension_owner() {
     }
     Oid owner = InvalidOid;
     if (!OidIsValid(catalog_lookup(&owner))) {
-      ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
-                      errmsg("extension \"underway\" does not exist in this database"),
-                      errhint("CREATE EXTENSION underway;")));
+      raise_gone();
     }
     cached_owner = owner;
     return owner;
@@ -76,10 +88,10 @@ as_owner::as_owner(bool quiet) : outer_(innermost) {
   search_path_ = call([] {
     // First of all locks: see before_drop_extension (hooks.cpp), which takes it too before any
     // other, so that DROP EXTENSION and a statement of ours never wait for each other in a circle.
-    const Oid schema = get_namespace_oid("underway_internal", true);
-    const Oid gate = OidIsValid(schema) ? get_relname_relid("queue", schema) : InvalidOid;
-    if (OidIsValid(gate)) {
-      LockRelationOid(gate, AccessShareLock);
+    lock_first();
+    // It may have been dropped while we waited for that lock; from here on it cannot be.
+    if (!OidIsValid(get_namespace_oid("underway_internal", true))) {
+      raise_gone();
     }
     return MemoryContextStrdup(TopTransactionContext, namespace_search_path);
   });

@@ -14,6 +14,11 @@ Oid extension_owner();
 // The extension's oid, or InvalidOid: looks in the catalog.
 Oid extension_oid();
 
+// What a statement of ours locks first, on the table `queue`: before_drop_extension (hooks.cpp)
+// takes it too before any other, so that DROP EXTENSION and a statement of ours never wait for each
+// other in a circle. Inside call().
+void lock_first();
+
 class as_owner {
  public:
   // quiet: also without lock timeout (our own processes).

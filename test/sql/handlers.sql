@@ -47,7 +47,7 @@ CREATE FUNCTION h_huge(input jsonb) RETURNS jsonb LANGUAGE sql AS $$
 CREATE PROCEDURE h_procedure(input jsonb) LANGUAGE plpgsql AS $$ BEGIN CALL h_sub(); PERFORM see('procedure', input);
     END $$;
 CREATE PROCEDURE h_sub() LANGUAGE plpgsql AS $$ BEGIN PERFORM see('sub'); END $$;
-CREATE PROCEDURE h_inout(INOUT input jsonb) LANGUAGE plpgsql AS $$ BEGIN input := '{"lost": 1}'; END $$;
+CREATE PROCEDURE h_inout(INOUT input jsonb) LANGUAGE plpgsql AS $$ BEGIN COMMIT; input := input || '{"y": 2}'; END $$;
 CREATE PROCEDURE h_commits(input jsonb) LANGUAGE plpgsql AS $$
 BEGIN
     FOR n IN 1..3 LOOP

@@ -98,7 +98,8 @@ SELECT with_each('settings', '''[]''', '''null''', '''5''', '''"x"''', '''{"no_s
     '''{"a b.c d": "x"}''', '''{"work_mem": ""}''', '''{"log_connections": true}''',
         '''{"transaction_isolation": "serializable"}''',
     '''{"transaction_read_only": "on"}''', '''{"is_superuser": "on"}''', '''{"underway.no_such": 1}''',
-        '''{"seed": 0.5}''', '''{"client_encoding": "x"}''');
+        '''{"seed": 0.5}''', '''{"client_encoding": "x"}''', '''{"exit_on_error": true}''', '''{"Exit_On_Error": "off"}''',
+    '''{"transaction_timeout": "1min"}''');
 SELECT test.errors(
     $$SELECT underway.alter_queue('q', reset => '{run_as}')$$,
     $$SELECT underway.alter_queue('q', reset => '{name}')$$,
@@ -133,6 +134,16 @@ SELECT test.errors(VARIADIC ARRAY(SELECT format('SELECT underway.retry_policy(%s
     'never => ''{2350a}''', 'only_on => ''{}''', 'only_on => ''{x}''',
         'only_on => array_fill(''x''::text, ''{1000000}'')',
     'never => array_fill(''23505''::text, ''{1000000}'')', 'never => ARRAY[repeat(''2'', 1000000)]']) arguments));
+-- As all of ours, without a CONTEXT of ours.
+DO $$
+DECLARE
+    c text;
+BEGIN
+    PERFORM underway.retry_policy(max_attempts => 0);
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS c = PG_EXCEPTION_CONTEXT;
+    RAISE NOTICE 'context: %', c;
+END $$;
 SELECT underway.retry_policy();
 SELECT underway.retry_policy(1, '0', '0', 1, 0, '{}', '{23,40001}');
 SELECT underway.retry_policy(1000000, '365 days', '365 days', 1000, 1, '{23505}');

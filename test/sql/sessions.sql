@@ -132,8 +132,30 @@ SELECT underway.alter_queue('read only',
     '{"default_transaction_isolation": "serializable", "lock_timeout": "1ms", "idle_in_transaction_session_timeout": "1ms"}');
 SELECT underway.enqueue_many('read only', array_fill('["transaction_isolation"]'::jsonb, '{50}')) AS ids \gset
 SELECT state, output, count(*) FROM unnest(:'ids'::uuid[]) id, test.ends(id) GROUP BY 1, 2;
+-- Both at once: the end could not be written. A failure like others, with an end, and nothing of it is left.
+SELECT underway.alter_queue('read only', retry => underway.retry_policy(max_attempts => 2, initial_interval => '0 s'),
+    settings => '{"default_transaction_isolation": "serializable", "default_transaction_read_only": true}');
+SELECT underway.enqueue('read only', '["work_mem"]') AS task \gset
+SELECT state, attempt, failures, sqlstate, error FROM test.ends(:'task');
+SELECT detail, hint, context FROM underway.status(:'task');
+-- A role may have what a queue must not: an error fails the attempt all the same, and does not end the worker.
+CREATE ROLE regress_exits LOGIN;
+ALTER ROLE regress_exits SET exit_on_error = on;
+CREATE FUNCTION divides(input jsonb) RETURNS jsonb LANGUAGE sql AS 'SELECT to_jsonb(1 / (input ->> 0)::int)';
+SELECT underway.create_queue('exits', 'divides', run_as => 'regress_exits', retry => underway.retry_policy(max_attempts => 1));
+SELECT underway.enqueue('exits', '[0]') AS task \gset
+SELECT state, failures, sqlstate, error FROM test.ends(:'task');
+SELECT crashes FROM underway.status(:'task');
+-- And it may have a role, as in any session.
+CREATE ROLE regress_as;
+GRANT regress_as TO regress_exits;
+ALTER ROLE regress_exits SET role = regress_as;
+CREATE FUNCTION who() RETURNS jsonb LANGUAGE sql AS 'SELECT jsonb_build_array(current_user, session_user)';
+SELECT underway.alter_queue('exits', handler => 'who');
+SELECT underway.enqueue('exits') AS task \gset
+SELECT state, output FROM test.ends(:'task');
 -- A setting that is refused at run time (its parameter is gone) fails the task and not the worker.
-SELECT underway.alter_queue('read only', settings => '{"work_mem": "6MB"}');
+SELECT underway.alter_queue('read only', retry => underway.retry_policy(max_attempts => 1), settings => '{"work_mem": "6MB"}');
 UPDATE underway_internal.queue SET settings = '{"no_such_setting": 1}' WHERE name = 'read only';
 SELECT underway.alter_queue('read only', priority => 7);
 SELECT underway.enqueue('read only', '["work_mem"]') AS task \gset
@@ -159,4 +181,4 @@ SELECT pg_reload_conf();
 DROP SEQUENCE public.seq;
 REVOKE ALL ON effect FROM regress_session;
 REVOKE ALL ON SCHEMA public FROM regress_session;
-DROP ROLE regress_session, regress_other;
+DROP ROLE regress_session, regress_other, regress_exits, regress_as;

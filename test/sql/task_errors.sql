@@ -29,7 +29,8 @@ CREATE FUNCTION with_each(VARIADIC arguments text[]) RETURNS SETOF text LANGUAGE
 $$;
 SELECT with_each('delay => ''-1 s''', 'delay => ''-178000000 years''', 'delay => ''178000000 years''',
     'delay => ''1001 years''', 'delay => ''1 s'', run_at => now()',
-    'run_at => ''infinity''', 'run_at => ''-infinity''', 'priority => -1', 'priority => 16', 'priority => 2147483647',
+    'run_at => ''infinity''', 'run_at => ''-infinity''', 'run_at => ''4714-11-24 00:00+00 BC''',
+        'run_at => ''294276-12-31 23:59:59+00''', 'priority => -1', 'priority => 16', 'priority => 2147483647',
         'priority => -2147483648');
 SELECT with_each('ttl => ''0''', 'ttl => ''-1 s''', 'ttl => ''1001 years''', 'ttl => ''178000000 years''',
     'ttl => ''1000 years'', run_at => ''294276-01-01''',
@@ -52,8 +53,8 @@ SELECT test.errors(
 BEGIN;
 SELECT underway.enqueue('external', key => repeat('x', 512), group_key => repeat('y', 512), priority => 15,
     delay => '1000 years') IS NOT NULL;
-SELECT underway.enqueue('external', run_at => '4714-11-24 00:00:00+00 BC') IS NOT NULL, underway.enqueue('external',
-    run_at => '294276-12-31 23:59:59+00') IS NOT NULL;
+SELECT underway.enqueue('external', run_at => now() - interval '999 years') IS NOT NULL, underway.enqueue('external',
+    run_at => now() + interval '999 years') IS NOT NULL;
 SELECT underway.enqueue('external', ttl => '1000 years', timeout => '24 days', heartbeat => '24 days',
     delay => '0') IS NOT NULL;
 SELECT underway.enqueue('external', jsonb_build_object('x', repeat('x', 20000000))) IS NOT NULL;

@@ -124,6 +124,17 @@ SELECT underway.enqueue('without') AS one \gset
 SELECT underway.alter_queue('without', ttl => '50 ms');
 SELECT state, reason FROM test.ends(:'one');
 
+-- And one that is blocked: what it has, and what comes.
+CREATE FUNCTION g(input jsonb) RETURNS void LANGUAGE sql AS 'SELECT';
+SELECT underway.create_queue('blocked', 'g', ttl => '50 ms');
+BEGIN;
+SELECT underway.enqueue('blocked') AS early \gset
+DROP FUNCTION g(jsonb);
+COMMIT;
+SELECT state, reason FROM test.ends(:'early');
+SELECT underway.enqueue('blocked') AS late \gset
+SELECT state, reason FROM test.ends(:'late');
+
 -- Many at once.
 SELECT cardinality(underway.enqueue_many('hour', array_fill('"many"'::jsonb, '{2500}'))),
     cardinality(underway.enqueue_many('hour', array_fill('"many"'::jsonb, '{1500}'), ttl => '1 min'));

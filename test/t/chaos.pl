@@ -7,8 +7,8 @@ use warnings;
 
 use FindBin;
 use lib $FindBin::RealBin;
+use Chaos;
 use List::Util qw(sum);
-use POSIX ();
 use Session;
 use Test::More;
 use Underway;
@@ -29,12 +29,6 @@ my %kills = (
 diag "seed $seed, " . sum(values %kills) . ' kills, ' . sum(values %tasks) . ' tasks';
 srand $seed;
 my $all = sum values %tasks;
-# Each when so many tasks of one queue are done: of the queue whose workers it hits, so that there is one to be hit.
-my @kills = map {
-    my $queue = /worker/ ? 'inside' : 'outside';
-    map { { what => $_, queue => $queue, at => int rand 0.95 * $tasks{$queue} } } ($_) x $kills{$_}
-} sort keys %kills;
-@kills = sort { $a->{at} <=> $b->{at} } @kills;
 
 my $node = start_server('chaos', extension => 1, conf => <<'END');
 max_connections = 30
@@ -74,137 +68,48 @@ sub enqueue_some
     }
 }
 
-# An external worker: a process of its own with a connection of its own, until it is killed.
+# An external worker.
 sub work_outside
 {
-    my ($number, $random) = @_;
-    srand $random;
-    my $client = Session->new($node);
-    my $parent = getppid;
-    while (getppid == $parent)
+    my ($client, $number) = @_;
+    $client->query("CALL underway.wait_for_work('{outside}', '1 s')");
+    my @leases = split /\n/, $client->query("SELECT lease FROM underway.dequeue('outside', 50, 'client $number')") // '';
+    while (@leases)
     {
-        unless ($client->connected or $client->connect)
+        my @some = splice @leases, 0, 1 + int rand 10;
+        my $list = "'{" . join(',', @some) . "}'::uuid[]";
+        $client->query("SELECT answer FROM underway.heartbeat_many('{" . join(',', @some, @leases) . "}')");
+        my $what = rand;
+        my $effect = "INSERT INTO effect SELECT t.id, 'outside' FROM underway_internal.task t WHERE t.lease = ANY ($list)";
+        if ($what < 0.1)
         {
-            select undef, undef, undef, 0.05;
-            next;
+            $client->query(@some == 1 ? "SELECT underway.fail('$some[0]', 'for the sake of it')"
+                : "SELECT underway.release(l) FROM unnest($list) l");
         }
-        $client->query("CALL underway.wait_for_work('{outside}', '1 s')");
-        my @leases = split /\n/, $client->query("SELECT lease FROM underway.dequeue('outside', 50, 'client $number')") // '';
-        while (@leases)
+        elsif ($what < 0.15)
         {
-            my @some = splice @leases, 0, 1 + int rand 10;
-            my $list = "'{" . join(',', @some) . "}'::uuid[]";
-            $client->query("SELECT answer FROM underway.heartbeat_many('{" . join(',', @some, @leases) . "}')");
-            my $what = rand;
-            my $effect = "INSERT INTO effect SELECT t.id, 'outside' FROM underway_internal.task t WHERE t.lease = ANY ($list)";
-            if ($what < 0.1)
-            {
-                $client->query(@some == 1 ? "SELECT underway.fail('$some[0]', 'for the sake of it')"
-                    : "SELECT underway.release(l) FROM unnest($list) l");
-            }
-            elsif ($what < 0.15)
-            {
-                $client->query("SELECT underway.snooze(l, '20 ms') FROM unnest($list) l");
-            }
-            else
-            {
-                $client->query("BEGIN;\nSELECT underway.lock_task(l) FROM unnest($list) l;\n$effect;\nSELECT underway.complete_many($list);\nCOMMIT");
-            }
-            last unless $client->connected;
+            $client->query("SELECT underway.snooze(l, '20 ms') FROM unnest($list) l");
         }
-    }
-}
-
-my $until = time + 600 * $rounds;
-my @clients;
-
-sub start_client
-{
-    my ($number) = @_;
-    my $random = int rand 1_000_000;
-    my $pid = fork // die "fork: $!";
-    if ($pid == 0)
-    {
-        # The test's connection and its clean-up are not this process's.
-        $session->forget;
-        $SIG{TERM} = 'DEFAULT';
-        POSIX::setpgid(0, 0);
-        eval { work_outside($number, $random) };
-        POSIX::_exit(0);
-    }
-    # Here too, since the first signal may come before the child has done it.
-    POSIX::setpgid($pid, $pid);
-    $clients[$number] = $pid;
-}
-
-
-sub end_client
-{
-    my ($number, $signal) = @_;
-    kill "-$signal", $clients[$number];
-    local $?;
-    waitpid $clients[$number], 0;
-}
-
-sub strike
-{
-    my ($what, $how) = split / /, shift;
-    if ($what eq 'server')
-    {
-        $session->close;
-        $node->stop('immediate');
-        $node->start;
-    }
-    elsif ($what eq 'client')
-    {
-        my $number = int rand 2;
-        end_client($number, $how);
-        start_client($number);
-    }
-    else
-    {
-        # It may be about to come back from an earlier kill.
-        my @pids;
-        until (@pids = $session->pids($what))
+        else
         {
-            die "no $what comes back" if time > $until;
-            $session->connect unless $session->connected;
-            select undef, undef, undef, 0.01;
+            $client->query("BEGIN;\nSELECT underway.lock_task(l) FROM unnest($list) l;\n$effect;\nSELECT underway.complete_many($list);\nCOMMIT");
         }
-        kill $how, $pids[ int rand @pids ];
+        last unless $client->connected;
     }
-    return;
 }
 
-start_client($_) for 0, 1;
 enqueue_some() for 1 .. 6;
-while (@kills and time < $until)
+my $chaos = Chaos->new($node, session => $session, kills => \%kills, effects => \%tasks, clients => 2, work => \&work_outside, seconds => 600 * $rounds);
+$chaos->rage('SELECT worker, count(*) FROM effect GROUP BY 1', \&enqueue_some);
+while (sum(values %enqueued) < $all and $chaos->in_time)
 {
-    unless ($session->connected or $session->connect)
-    {
-        select undef, undef, undef, 0.02;
-        next;
-    }
-    enqueue_some();
-    my $count = $session->query('SELECT worker, count(*) FROM effect GROUP BY 1') // next;
-    my %done = (inside => 0, outside => 0, map { split /\|/ } split /\n/, $count);
-    my ($due) = grep { $done{ $kills[$_]{queue} } >= $kills[$_]{at} } 0 .. $#kills;
-    next unless defined $due;
-    my ($kill) = splice @kills, $due, 1;
-    note "at $done{inside} + $done{outside}: $kill->{what}";
-    strike($kill->{what});
-}
-is scalar @kills, 0, 'everything was killed that was to be killed';
-while (sum(values %enqueued) < $all and time < $until)
-{
-    $session->connect unless $session->connected;
-    enqueue_some();
+    enqueue_some() if $chaos->connected;
 }
 
 ok $session->until("NOT EXISTS (SELECT FROM underway.tasks WHERE state NOT IN ('succeeded', 'failed', 'cancelled'))", 120),
   'nothing is stuck'
   or diag $session->query("SELECT queue, state, count(*), min(run_at), max(attempt), min(underway.why(id)) FROM underway.tasks WHERE state <> 'succeeded' GROUP BY 1, 2");
-end_client($_, 'KILL') for 0, 1;
+$chaos->end;
 
 is $session->value('SELECT queue, state, count(*), count(DISTINCT id) FROM underway.tasks GROUP BY 1, 2 ORDER BY 1, 2'),
   join("\n", map { "$_|succeeded|$tasks{$_}|$tasks{$_}" } sort keys %tasks), 'every task ended once, well';

@@ -81,6 +81,28 @@ is( $session->value("SELECT count(*) FROM seen s JOIN pg_get_wal_records_info('$
           . " ON w.xid = s.claim AND w.resource_manager = 'Transaction' AND w.record_type ~ '^COMMIT' AND w.end_lsn <= s.flushed"),
     10, 'each claim stood in the flushed WAL when its handler began');
 
+# So is the end of a task that was running at a crash, well or not: the next crash must not be charged to it.
+$session->value(<<'END');
+CREATE FUNCTION may_fail(input jsonb) RETURNS jsonb LANGUAGE sql AS 'SELECT to_jsonb(1 / (input ->> 0)::int)';
+SELECT underway.create_queue('suspect', 'may_fail', durability => 'async', retry => underway.retry_policy(max_attempts => 1));
+END
+for my $divisor (1, 0)
+{
+    $session->value("SELECT underway.pause_queue('suspect')");
+    my $suspect = $session->value("SELECT underway.enqueue('suspect', '[$divisor]')");
+    $session->value("UPDATE underway_internal.task SET crashes = 1 WHERE id = '$suspect'");
+    $start = $session->value('SELECT pg_current_wal_insert_lsn()');
+    $session->value("SELECT underway.resume_queue('suspect')");
+    ok($session->until("(SELECT state IN ('succeeded', 'failed') FROM underway.status('$suspect'))", 30), 'a suspect ends');
+    my $flushed = $session->value('SELECT pg_current_wal_flush_lsn()');
+    $session->value('SET synchronous_commit = on; SELECT pg_logical_emit_message(true, $$$$, $$$$)');
+    is( $session->value("SELECT count(*) FROM underway_internal.archive a JOIN pg_get_wal_records_info('$start', pg_current_wal_flush_lsn()) w"
+              . " ON w.xid = a.xmin AND w.resource_manager = 'Transaction' AND w.record_type ~ '^COMMIT' AND w.end_lsn <= '$flushed'"
+              . " WHERE a.id = '$suspect'"),
+        1, 'its end stands in the flushed WAL');
+}
+$session->value('RESET synchronous_commit');
+
 # A worker that is slow with one task gives those up that it holds behind it. So that there is one that knows how quick these tasks
 # are, and takes several, it is alone at first; the gate of the first task is closed.
 $session->value("SELECT underway.create_queue('many', 'act')");
@@ -151,6 +173,27 @@ go();
 ok($session->until(behind() . ' AND NOT EXISTS (SELECT FROM underway_internal.task)', 30), 'all go on');
 is($session->value("SELECT input ->> 'name', max(attempt), sum(losses) FROM underway.tasks WHERE queue = 'many' AND (attempt > 1 OR losses > 0) GROUP BY 1"),
     'gate|2|1', 'an attempt was lost of what had begun, and of nothing else');
+
+# A worker that is to leave does so at the end of its task, and gives back the others itself, at once.
+ok( close_gate(
+        20,
+        sub {
+            wake();
+            ($asleep) = $session->pids('coordinator');
+            kill 'STOP', $asleep;
+        }),
+    'a worker holds others again');
+my ($leaving) = $session->pids('worker');
+$session->value('ALTER ROLE CURRENT_USER SET work_mem = $$5MB$$');
+go();
+ok($session->until("NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $leaving)"), 'it leaves');
+is($session->value("SELECT (SELECT string_agg(name, ' ') FROM ran), (SELECT string_agg(DISTINCT concat_ws(' ', state, attempt), ', ') FROM underway_internal.task)"),
+    'gate|pending 0', 'when it has ended what it had begun, and nothing else');
+wake();
+ok($session->until(behind() . ' AND NOT EXISTS (SELECT FROM underway_internal.task)', 30), 'the others run elsewhere');
+is($session->value("SELECT count(*) FROM underway.tasks WHERE queue = 'many' AND (attempt > 1 OR losses > 0) AND id IN (SELECT id FROM underway.tasks ORDER BY enqueued_at DESC LIMIT 41)"),
+    0, 'and nothing was lost');
+$session->value('ALTER ROLE CURRENT_USER RESET work_mem');
 
 # The coordinator does not live to give them back: they go on when the worker is gone.
 ok(close_gate(6), 'once more');

@@ -3,6 +3,7 @@
 use strict;
 use warnings;
 
+use File::Basename;
 use FindBin;
 use lib $FindBin::RealBin;
 use PostgreSQL::Test::Cluster;
@@ -38,6 +39,11 @@ sub works
     is $session->value("SELECT string_agg(concat_ws(' ', input ->> 'to', state, output, error), ', ' ORDER BY input ->> 'to') FROM (SELECT * FROM underway.tasks ORDER BY enqueued_at DESC, id DESC LIMIT 3) t"),
       'ann succeeded {"sent": true}, bob succeeded {"sent": true}, nobody failed no such recipient', "$name: ended its tasks";
     cmp_ok $session->value("SELECT count(*) FROM underway_internal.heartbeat WHERE progress = '{\"at\": \"envelope\"}'"), '>=', 2, "$name: beat";
+}
+
+for my $example (grep { -f } glob "$folder/*")
+{
+    cmp_ok scalar(split /\n/, slurp_file($example)), '<=', 40, basename($example) . ' has 40 lines or less';
 }
 
 sub can { return IPC::Run::run([@_], '>&', \my $out) }

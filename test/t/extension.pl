@@ -4,6 +4,7 @@ use warnings;
 use FindBin;
 use lib $FindBin::RealBin;
 use PostgreSQL::Test::Cluster;
+use Session;
 use Test::More;
 use Underway;
 
@@ -93,6 +94,25 @@ sql($node, 'db1', "SELECT underway.enqueue('note', run_at => '2999-01-01')");
 sql($node, 'db1', "BEGIN; DROP EXTENSION underway CASCADE; CREATE EXTENSION underway; SELECT underway.create_queue('note', 'note'); COMMIT");
 is_lively($node, 'db1', 'dropped and created in one transaction it runs');
 
+# A session that remembers a queue, and the table that it inserts into.
+my $session = Session->new($node, dbname => 'db1');
+my $enqueue = "SELECT underway.enqueue('note', run_at => '2999-01-01') IS NOT NULL, underway.enqueue('note') IS NOT NULL";
+is($session->query($enqueue), 't|t', 'enqueues');
+sql($node, 'db1', "DROP EXTENSION underway CASCADE; CREATE EXTENSION underway; SELECT underway.create_queue('other'), underway.create_queue('later')");
+$session->query($enqueue);
+is($session->state, '42704', 'made again, the extension has no such queue for who had enqueued before');
+sql($node, 'db1', "SELECT underway.create_queue('note', 'note')");
+is($session->query($enqueue), 't|t', 'until it is created');
+$session->query("BEGIN; DROP EXTENSION underway CASCADE; CREATE EXTENSION underway; SELECT underway.create_queue('other'), underway.create_queue('note')");
+is($session->query($enqueue), 't|t', 'made again in its own transaction');
+is($session->query("SELECT string_agg(q.name, ',') FROM underway_internal.task t JOIN underway_internal.queue q ON q.id = t.queue_id"), 'note,note',
+    'into the new queue');
+$session->query('ROLLBACK');
+is($session->query($enqueue), 't|t', 'rolled back: into the old one');
+is($session->query("SELECT count(DISTINCT t.queue_id) FROM underway_internal.task t"), '1', 'and no other');
+$session->close;
+is_lively($node, 'db1', 'which runs');
+
 # All of them at once.
 is_lively($node, $_, "$_ goes on") for ('db1', 'db2', 'db3');
 is(sql($node, 'postgres', "SELECT string_agg(datname, ',' ORDER BY datname) FROM pg_stat_activity WHERE backend_type = 'underway coordinator'"),
@@ -108,6 +128,19 @@ sql($node, 'postgres', "BEGIN; DROP EXTENSION underway; PREPARE TRANSACTION 'dro
 sql($node, 'postgres', "COMMIT PREPARED 'drop'");
 wait_for($node, 'postgres', "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type LIKE 'underway%' AND datname = 'postgres')",
     'and of DROP EXTENSION ends them');
+
+# Who waits for a task when its extension goes is told so.
+my $waiter = Session->new($node, dbname => 'db2');
+my $awaited = $waiter->value("SELECT underway.create_queue('external');\nSELECT underway.enqueue('external')") =~ s/.*\n//r;
+$waiter->send("CALL underway.wait_for('$awaited')");
+wait_for($node, 'postgres', "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE '%wait_for(%' AND wait_event_type = 'Extension' AND datname = 'db2')",
+    'one waits for a task');
+within(4, 'DROP EXTENSION, with one who waits', sub { sql($node, 'db2', 'DROP EXTENSION underway CASCADE') });
+$waiter->receive;
+is($waiter->state, '42704', 'who waited is told');
+like($waiter->answer, qr/extension "underway" does not exist in this database/, 'what happened');
+unlike($waiter->answer, qr/underway_internal/, 'and nothing of our insides');
+$waiter->close;
 
 is(sql($node, 'db1', "SELECT count(*) FROM underway_internal.workers() WHERE state IN ('starting', 'dead')"), '0', 'no slot is left behind');
 $node->stop('fast');

@@ -1,5 +1,6 @@
 /*
- * A disk that is full when the test says so: for faults.pl, which compiles this and has the server load it first (LD_PRELOAD).
+ * A disk that is full when the test says so: for faults.pl, where it may not mount a small file system. It compiles this and has the
+ * server load it first (LD_PRELOAD).
  * While the file $FULL_DISK exists, no file below a folder pg_tblspc can grow: ENOSPC, as a small tablespace would give it, without the
  * rights that mounting one needs.
  */

@@ -26,7 +26,8 @@ BEGIN
         WHEN 0 THEN RAISE 'on purpose' USING DETAIL = repeat('x', 1000), HINT = 'none';
         WHEN 1 THEN PERFORM 1 / (n - n);
         WHEN 2 THEN INSERT INTO deferred VALUES (1), (1);
-        WHEN 3 THEN EXECUTE 'SELECT FROM nowhere_' || n;
+        -- Not a name for each: that there is no such table is remembered by the server, for the life of the process (catcache.c).
+        WHEN 3 THEN EXECUTE 'SELECT FROM nowhere_' || n % 100;
     END CASE;
 END $$;
 SELECT underway.create_queue('fails', 'fails', retry => underway.retry_policy(max_attempts => 3, initial_interval => '0 s'));

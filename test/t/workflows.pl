@@ -41,6 +41,8 @@ END
 # The commits of one run: of the claim, and one for each step; and that of the statement that lets it begin.
 $session->value("SELECT underway.pause_queue('three')");
 my $run = $session->value("SELECT underway.start('three')");
+# The coordinator's first look at what is kept opens three rings, which are three commits.
+ok($session->until("SELECT count(*) = 3 FROM underway_internal.ring_slot WHERE closed_at IS NULL"), 'the coordinator is up');
 $session->value("CREATE TABLE ready AS SELECT pg_current_wal_insert_lsn() AS at");
 my $before = $session->value("SELECT pg_current_wal_insert_lsn()");
 $session->value("SELECT underway.resume_queue('three')");
@@ -49,8 +51,9 @@ my $commits = $session->value("SELECT count(*) FROM pg_get_wal_records_info_till
     WHERE resource_manager = 'Transaction' AND record_type = 'COMMIT'");
 is($commits, 1 + 1 + 3, 'three steps are three commits and one of the first claim');
 
-# Kills. point 0: in the handler; 3: it has ended; 7: the step is finished and not committed; 8: a child of the map is committed, and its worker
-# has not looked whether it was the last.
+# Kills. point 0: in the handler; 2: a task is claimed and that is not committed; 3: the handler has ended; 7: the step is finished and not
+# committed; 8: a child of the map is committed, and its worker has not looked whether it was the last; 9: the step is committed, and the next
+# one is claimed with it and has not begun.
 sub undisturbed
 {
     my ($id) = @_;
@@ -63,7 +66,7 @@ my $expected = undisturbed($run);
 my $hold = Session->new($node);
 for my $how ('TERM', 'KILL', 'immediate')
 {
-    for my $at ([ 'a', 0 ], [ 'a', 3 ], [ 'a', 7 ], [ 'm', 0, 3 ], [ 'm', 7, 4 ], [ 'm', 8, 6 ], [ 'c', 3 ], [ 'c', 7 ], [ 'd', 7 ])
+    for my $at ([ 'a', 2 ], [ 'a', 0 ], [ 'a', 3 ], [ 'a', 7 ], [ 'a', 9 ], [ 'm', 0, 3 ], [ 'm', 7, 4 ], [ 'm', 8, 6 ], [ 'c', 3 ], [ 'c', 7 ], [ 'd', 7 ])
     {
         my ($step, $point, $item) = @$at;
         my $name = "$how at point $point of step $step";
@@ -71,6 +74,8 @@ for my $how ('TERM', 'KILL', 'immediate')
         $session->value("DELETE FROM target; INSERT INTO target VALUES ('$step', $input, $point)");
         $hold->connect unless $hold->connected;
         $hold->value("SELECT pg_advisory_lock(7867, $point)");
+        # Before the first step there is no handler yet that could arm it.
+        $session->value("SELECT underway_internal.arm_waitpoints(1 << $point)") if $point == 2;
         my $id = $session->value("SELECT underway.start('five', '{\"n\": 1}')");
         ok($session->until("SELECT count(*) > 0 FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE a.backend_type = 'underway worker'
             AND l.locktype = 'advisory' AND l.classid = 7867 AND l.objid = $point AND NOT l.granted"), "$name: a worker is there");

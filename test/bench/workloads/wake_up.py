@@ -1,8 +1,8 @@
 """16 clients enqueueing while all workers are busy.
 
-Limit: the same without the wake-up: the function that enqueue calls to note what is to be told at commit is replaced by
-one of the library that only looks at the clock, so that the commit lowers no mark and sets no latch. 20 pairs, each in the order that
-the one before did not have. All workers sleep in a long task; the same database, table and workers serve both."""
+Limit: the same without the wake-up: a switch in shared memory makes enqueue note nothing for the commit, which then lowers
+no mark and sets no latch. 20 pairs, each in the order that the one before did not have. All workers sleep in a long task; the
+same database, table and workers serve both."""
 
 import time
 
@@ -10,10 +10,7 @@ from lib.measure import Row
 
 PAIRS = 20
 ENQUEUE = """SELECT underway.enqueue('q', '{"x": 1}');"""
-NOTE = "underway_internal.note(queue_id int, priority int, run_at timestamptz, id uuid, tasks int DEFAULT 1) RETURNS bool"
-# It looks at none of its arguments. Not a built-in function of the server: those are searched for by name whenever a plan that
-# calls them is set up, which costs more than a wake-up does.
-NOTHING = "underway_clock"
+UNHEARD = 1 << 10  # src/waitpoint.hpp
 
 
 def run(bench):
@@ -23,10 +20,9 @@ def run(bench):
         db.run("CREATE FUNCTION sleep(jsonb) RETURNS void LANGUAGE sql AS 'SELECT pg_sleep(86400)'")
         db.queue("busy", "sleep", timeout="1 day")
         db.queue("q", "nothing")
-        original = db.run("SELECT prosrc, probin FROM pg_proc WHERE oid = 'underway_internal.note'::regproc")[0]
 
-        def call(symbol):
-            db.run(f"CREATE OR REPLACE FUNCTION {NOTE} LANGUAGE c VOLATILE AS '{original[1]}', '{symbol}'")
+        def arm(mask):
+            db.run(f"SELECT underway_internal.arm_waitpoints({mask})")
 
         def measure():
             return db.pgbench(ENQUEUE, 16, transactions=bench.pick(200, 2000))
@@ -37,10 +33,10 @@ def run(bench):
         for pair in range(PAIRS):
             for first in (True, False):
                 if first == (pair % 2 == 0):
-                    call(original[0])
+                    arm(0)
                     row.figures.append(measure())
                 else:
-                    call(NOTHING)
+                    arm(UNHEARD)
                     row.limits.append(measure())
             db.run("DELETE FROM underway_internal.task WHERE state = 'pending'")
             db.run("VACUUM underway_internal.task")
