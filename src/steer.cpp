@@ -6,6 +6,7 @@
 #include "pg/transaction.hpp"
 #include "process.hpp"
 #include "settings.hpp"
+#include "waitpoint.hpp"
 
 #include <algorithm>
 #include <initializer_list>
@@ -26,7 +27,8 @@ pg::statement settle("SELECT underway_internal.settle($1)", UUIDOID);
 pg::statement next_deadline("SELECT underway_internal.next_deadline()");
 
 TimestampTz deadline_at = DT_NOBEGIN;  // of the test clock
-TimestampTz again_at = DT_NOEND;       // real time
+TimestampTz again_at =
+    DT_NOBEGIN;  // real time; at the start: an earlier coordinator may have died over it
 TimestampTz delay = soon;
 int64 unsettled_after = 0;
 int64 seen_offset = 0;
@@ -72,6 +74,9 @@ bool steer(const pg_uuid_t& id, std::initializer_list<pg::statement*> statements
   try {
     for (pg::statement* s : statements) {
       done = done && call_for(s, id);
+      if (s == &obey) {
+        pg::call([] { waitpoint(waitpoint_id::obeyed); });
+      }
     }
     return done;
   } catch (pg::error& e) {

@@ -18,7 +18,8 @@ enum class waitpoint_id : int {
   finished = 7,
   look = 8,
   chained = 9,
-  unheard = 10  // nobody waits: while armed, nothing that is enqueued is told at commit
+  unheard = 10,  // nobody waits: while armed, nothing that is enqueued is told at commit
+  obeyed = 11
 };
 
 inline bool is_armed(waitpoint_id id) noexcept {

@@ -123,6 +123,7 @@ SAVEPOINT a;
 SELECT underway.signal(:'run', 's', '6');
 ROLLBACK TO a;
 COMMIT;
+SELECT test.until(format('(SELECT s.state = ''waiting'' FROM underway.status(%L) s)', :'run'));
 SELECT state, progress -> 'under_way' AS under_way FROM underway.status(:'run');
 SELECT underway.signal(:'run', 's', '2'), underway.signal(:'run', 'other', 'null');
 SELECT state, output FROM test.ends(:'run');

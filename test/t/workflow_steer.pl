@@ -1,0 +1,131 @@
+# What is asked of runs while nobody can do it, or while who does it dies: it is done later, once. Deadlines find a coordinator that has left.
+use strict;
+use warnings;
+
+use FindBin;
+use lib $FindBin::RealBin;
+use PostgreSQL::Test::Cluster;
+use Session;
+use Test::More;
+use Underway;
+
+my $point = 11;    # the row of a run says what was asked, and nothing has followed
+my $node = start_server('workflow_steer', extension => 1, conf => <<'END');
+underway.max_workers = 2
+underway.min_workers = 0
+underway.worker_idle_timeout = '1s'
+autovacuum = off
+END
+sql($node, 'postgres', <<'END');
+CREATE TABLE effect (step text, run uuid);
+CREATE FUNCTION act(input jsonb) RETURNS void LANGUAGE sql AS $$ INSERT INTO effect VALUES ('act', underway.run_id()) $$;
+CREATE FUNCTION undo(input jsonb) RETURNS void LANGUAGE sql AS $$ INSERT INTO effect VALUES ('undo', underway.run_id()) $$;
+SELECT underway.create_workflow('w', ARRAY[underway.step('a', 'act', undo => 'undo'), underway.wait('s'), underway.step('b', 'act')]);
+END
+
+sub start_run
+{
+    my ($options) = @_;
+    my $run = sql($node, 'postgres', "SELECT underway.start('w'" . ($options // '') . ')');
+    wait_for($node, 'postgres', "SELECT state = 'waiting' FROM underway.status('$run')", 'a run waits');
+    return $run;
+}
+
+sub becomes
+{
+    my ($run, $state, $name) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    return wait_for($node, 'postgres', "SELECT state = '$state' FROM underway.status('$run')", $name);
+}
+
+sub effects { return sql($node, 'postgres', "SELECT coalesce(string_agg(step, ' ' ORDER BY step), '') FROM effect WHERE run = '$_[0]'") }
+
+# Held: it is asked, and nothing happens; the next start of the server does it.
+my $run = start_run();
+my $paused = start_run();
+sql($node, 'postgres', 'ALTER SYSTEM SET underway.enabled = off; SELECT pg_reload_conf()');
+wait_for($node, 'postgres', "SELECT setting = 'off' FROM pg_settings WHERE name = 'underway.enabled'", 'the server is told to do nothing');
+is(sql($node, 'postgres', "SELECT underway.cancel('$run'), underway.pause('$paused')"), 'waiting|waiting', 'a cancel and a pause are asked');
+like(sql($node, 'postgres', "SELECT underway.why('$run')"), qr/^held: underway.enabled is off; .*; cancel asked by .*, not done yet$/, 'why() says so');
+$node->stop('immediate');
+$node->append_conf('postgresql.auto.conf', "underway.enabled = off\n");
+$node->start;
+is(sql($node, 'postgres', "SELECT state FROM underway.status('$run')"), 'waiting', 'held still');
+sql($node, 'postgres', 'ALTER SYSTEM RESET underway.enabled; SELECT pg_reload_conf()');
+becomes($run, 'cancelled', 'what was asked before the crash is done when the server may');
+becomes($paused, 'paused', 'the pause too');
+is(effects($run), 'act undo', 'it is undone once');
+sql($node, 'postgres', "SELECT underway.signal('$paused', 's'), underway.resume('$paused')");
+becomes($paused, 'succeeded', 'and resumed');
+
+# Who does it dies in between: the run's row says it, nothing has followed.
+my $hold = Session->new($node);
+for my $how ('TERM', 'KILL', 'immediate')
+{
+    for my $ask ('cancel', 'pause', 'resume')
+    {
+        $run = start_run();
+        if ($ask eq 'resume')
+        {
+            sql($node, 'postgres', "SELECT underway.pause('$run')");
+            becomes($run, 'paused', 'paused before');
+        }
+        $hold->value("SELECT pg_advisory_lock(7867, $point)");
+        sql($node, 'postgres', "SELECT underway_internal.arm_waitpoints(1 << $point)");
+        sql($node, 'postgres', "SELECT underway.$ask('$run')");
+        wait_for($node, 'postgres', "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND classid = 7867 AND objid = $point AND NOT granted",
+            "$how at $ask: the coordinator is held");
+        my $pid = sql($node, 'postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'underway coordinator'");
+        sql($node, 'postgres', 'SELECT underway_internal.arm_waitpoints(0)');
+        if ($how eq 'immediate')
+        {
+            $node->stop('immediate');
+            $node->start;
+        }
+        else
+        {
+            kill($how, $pid) or die "cannot signal $pid";
+        }
+        if ($how ne 'TERM')
+        {
+            $node->poll_query_until('postgres', 'SELECT true');
+            $hold = Session->new($node);
+        }
+        else
+        {
+            $hold->value("SELECT pg_advisory_unlock(7867, $point)");
+        }
+        if ($ask eq 'cancel')
+        {
+            becomes($run, 'cancelled', "$how at cancel: cancelled");
+            is(effects($run), 'act undo', "$how at cancel: undone once");
+        }
+        else
+        {
+            becomes($run, $ask eq 'pause' ? 'paused' : 'waiting', "$how at $ask: done");
+            sql($node, 'postgres', "SELECT underway.signal('$run', 's')");
+            sql($node, 'postgres', "SELECT underway.resume('$run')") if $ask eq 'pause';
+            becomes($run, 'succeeded', "$how at $ask: goes on to its end");
+            is(effects($run), 'act act', "$how at $ask: each step once");
+        }
+    }
+}
+is(sql($node, 'postgres', 'SELECT count(*) FROM underway_internal.run_control'), '0', 'nothing is left to be done');
+
+# A deadline that comes when all our processes have left.
+$run = start_run(", timeout => '8 s'");
+wait_for($node, 'postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type IN ('underway coordinator', 'underway worker')",
+    'coordinator and workers leave');
+is(sql($node, 'postgres', "SELECT state FROM underway.status('$run')"), 'waiting', 'the run waits meanwhile');
+becomes($run, 'failed', 'its deadline ends it');
+is(sql($node, 'postgres', "SELECT concat_ws(' ', reason, sqlstate) FROM underway.status('$run')"), 'timed out 57014', 'as timed out');
+is(effects($run), 'act undo', 'and it was undone');
+
+# Very many at once, by one who drops their workflow.
+sql($node, 'postgres', "SELECT underway.create_workflow('many', ARRAY[underway.wait('s')]);
+    SELECT count(underway.start('many')) FROM generate_series(1, 1000)");
+sql($node, 'postgres', "SELECT underway.drop_workflow('many', force => true)");
+wait_for($node, 'postgres', 'SELECT count(*) = 0 FROM underway_internal.run', 'all runs of a workflow that is dropped end');
+is(sql($node, 'postgres', "SELECT count(*) FROM underway_internal.run_archive WHERE error LIKE 'workflow \"many\" was dropped by %'"), '1000', 'as cancelled');
+
+done_testing();
