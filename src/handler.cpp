@@ -280,6 +280,11 @@ result handler::run(Jsonb* input, MemoryContext results, bool* begun, bool top_l
   if (look_up(get_namespace_oid(schema_, true), name_, takes_input_) != function_) {
     ereport(ERROR, (errcode(ERRCODE_UNDEFINED_FUNCTION), errmsg("the handler no longer exists")));
   }
+  // The executor would refuse it too, but as an error of the task.
+  if (!pg::may_execute(function_, GetUserId())) {
+    ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+                    errmsg("the handler may no longer be executed")));
+  }
   *begun = true;
   PortalStart(portal, params, 0, InvalidSnapshot);
   MemoryContextSwitchTo(old);

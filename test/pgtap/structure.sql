@@ -3,7 +3,7 @@
 \set QUIET on
 \pset tuples_only on
 \pset format unaligned
-SELECT plan(31);
+SELECT plan(32);
 SELECT has_extension('underway');
 SELECT has_schema('underway');
 SELECT has_schema('underway_internal');
@@ -12,6 +12,7 @@ SELECT tables_are('underway', ARRAY[]::name[]);
 SELECT sequences_are('underway', ARRAY[]::name[]);
 SELECT types_are('underway', ARRAY['transition']);
 SELECT triggers_are('underway_internal', 'queue', ARRAY['guard_rights', 'loaded', 'written', 'emptied']);
+SELECT triggers_are('underway_internal', 'queue_grant', ARRAY['guard_rights', 'written', 'emptied']);
 SELECT has_pk('underway_internal', t, t || ' has a primary key')
     FROM unnest('{queue,queue_grant,task,task_key,ring_slot}'::text[]) t;
 SELECT col_type_is('underway', 'tasks', 'id', 'uuid', 'ids are uuids');

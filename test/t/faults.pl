@@ -128,7 +128,7 @@ sub runs_then
     local $Test::Builder::Level = $Test::Builder::Level + 1;
     $session->value('SELECT pg_advisory_unlock(1)');
     ok $session->until("(SELECT state = 'succeeded' AND attempt <= 2 AND failures = 0 FROM underway.status('$next'))"), "$name: then it runs"
-      or diag $session->query("SELECT *, underway.why(id) FROM underway.status('$next')");
+      or diag $session->query("SELECT *, underway.why('$next') FROM underway.status('$next')");
     $session->value('SELECT pg_advisory_lock(1)');
 }
 
@@ -139,6 +139,17 @@ like $answer, qr/^succeeded\|1\|0\|pending\|0\|.*EXECUTE/, 'a right that is revo
 like $session->value("SELECT string_agg(problem, ' ') FROM underway.check_health()"), qr/EXECUTE/, 'check_health() tells';
 $session->value('GRANT EXECUTE ON FUNCTION act TO worker');
 runs_then($next, 'granted again');
+
+# Claimed, and not begun.
+$session->value('SELECT pg_advisory_lock(7867, 2), underway_internal.arm_waitpoints(4)');
+$id = $session->value("SELECT underway.enqueue('theirs')");
+$session->until("EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = 7867 AND NOT granted)") or die 'nothing is claimed';
+$session->value('REVOKE EXECUTE ON FUNCTION act FROM worker');
+$session->value('SELECT underway_internal.arm_waitpoints(0), pg_advisory_unlock(7867, 2)');
+$session->until("(SELECT state <> 'in_progress' AND attempt = 0 OR failures > 0 FROM underway.status('$id')) AND underway.why('$id') LIKE '%EXECUTE%'");
+is $session->value("SELECT state, attempt, failures FROM underway.status('$id')"), 'pending|0|0', 'a right that is revoked between claim and begin: no attempt is used';
+$session->value('GRANT EXECUTE ON FUNCTION act TO worker');
+runs_then($id, 'granted again');
 
 $id = begin();
 $session->value("ALTER FUNCTION act(jsonb) RENAME TO acted");

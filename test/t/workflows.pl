@@ -41,6 +41,8 @@ END
 # The commits of one run: of the claim, and one for each step; and that of the statement that lets it begin.
 $session->value("SELECT underway.pause_queue('three')");
 my $run = $session->value("SELECT underway.start('three')");
+# The coordinator's first look at what is kept opens three rings, which are three commits.
+ok($session->until("SELECT count(*) = 3 FROM underway_internal.ring_slot WHERE closed_at IS NULL"), 'the coordinator is up');
 $session->value("CREATE TABLE ready AS SELECT pg_current_wal_insert_lsn() AS at");
 my $before = $session->value("SELECT pg_current_wal_insert_lsn()");
 $session->value("SELECT underway.resume_queue('three')");
