@@ -16,10 +16,10 @@ $node->start;
 
 for my $page (glob 'test/stories/*.md') {
     my ($name) = $page =~ m{([^/]+)\.md$};
-    $node->safe_psql('postgres', "CREATE DATABASE $name");
-    $node->safe_psql($name, 'CREATE EXTENSION underway');
-    subtest $name => sub { run_examples($node->connstr($name), slurp_file($page)) };
-    $node->safe_psql('postgres', "DROP DATABASE $name");
+    $node->safe_psql('postgres', "CREATE DATABASE story_$name");
+    $node->safe_psql("story_$name", 'CREATE EXTENSION underway');
+    subtest $name => sub { run_examples($node->connstr("story_$name"), slurp_file($page)) };
+    $node->safe_psql('postgres', "DROP DATABASE story_$name");
 }
 
 $node->stop;
