@@ -26,7 +26,7 @@ pg::statement settle("SELECT underway_internal.settle($1)", UUIDOID);
 pg::statement next_deadline("SELECT underway_internal.next_deadline()");
 
 TimestampTz deadline_at = DT_NOBEGIN;  // of the test clock
-TimestampTz again_at = DT_NOEND;       // real time
+TimestampTz again_at = DT_NOBEGIN;     // real time; at first: what an earlier coordinator left unsettled
 TimestampTz delay = soon;
 int64 unsettled_after = 0;
 int64 seen_offset = 0;
@@ -145,7 +145,10 @@ TimestampTz run(database_entry* db) {
     seen_offset = shared->clock_offset;
     deadline_at = DT_NOBEGIN;
   }
-  const bool new_ones = db->controls.exchange(false) || seen_generation != db->generation;
+  const bool new_ones = db->controls.exchange(false);
+  if (seen_generation != db->generation) {
+    again_at = DT_NOBEGIN;  // a copy that was adopted has what its original left unsettled
+  }
   seen_generation = db->generation;
   const bool again = again_at <= GetCurrentTimestamp();
   const TimestampTz now = clock_now();
