@@ -26,7 +26,8 @@ pg::statement settle("SELECT underway_internal.settle($1)", UUIDOID);
 pg::statement next_deadline("SELECT underway_internal.next_deadline()");
 
 TimestampTz deadline_at = DT_NOBEGIN;  // of the test clock
-TimestampTz again_at = DT_NOBEGIN;     // real time; at first: what an earlier coordinator left unsettled
+TimestampTz again_at =
+    DT_NOBEGIN;  // real time; at first: what an earlier coordinator left unsettled
 TimestampTz delay = soon;
 int64 unsettled_after = 0;
 int64 seen_offset = 0;
