@@ -63,7 +63,8 @@ CREATE FUNCTION underway_internal.refuse_queue(caller oid, q underway_internal.q
     LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION USING ERRCODE = '42501',
-        MESSAGE = format('role "%s" does not have the right %s on queue "%s"', pg_get_userbyid(caller), "right", q.name),
+        MESSAGE = format('role "%s" does not have the right %s on %s "%s"', pg_get_userbyid(caller), "right",
+            CASE WHEN q.workflow THEN 'workflow' ELSE 'queue' END, q.name),
         HINT = format('Its owner can give it: select underway.grant_queue(%L, %L, ''{%s}'');',
             q.name, pg_get_userbyid(caller), "right");
 END $$;

@@ -86,6 +86,7 @@ CREATE TABLE underway_internal.run (
     error       text,
     sqlstate    text,
     output      jsonb,
+    forked_from uuid,                   -- the run that it took results over from
     cause       jsonb                   -- of one that is parked because an undo failed: the error and sqlstate that it ends with
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
         autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0, toast.autovacuum_vacuum_scale_factor = 0.02);
@@ -115,7 +116,8 @@ CREATE TABLE underway_internal.run_archive (
     sqlstate    text,
     output      jsonb,
     results     jsonb,                  -- what its steps gave, of one that did not succeed: for retry and fork
-    deadline    timestamptz
+    deadline    timestamptz,
+    forked_from uuid
 ) PARTITION BY LIST (slot);
 
 -- What the steps of an unfinished run gave: hot, so that it outlives the retention of the tasks. Deleted with the run's end.

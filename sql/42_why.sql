@@ -64,7 +64,7 @@ BEGIN
               AND (p < t.priority OR (x.run_at, x.id) < (t.run_at, t.id))
             LIMIT 1000) s
         LIMIT 1000) s;
-    IF q.handler_name IS NULL THEN
+    IF q.handler_name IS NULL AND NOT q.workflow THEN
         line := format('due since %s, waits for an external worker (the queue has no handler)', date_trunc('second', t.run_at));
     ELSE
         SELECT count(*) FILTER (WHERE w.state = 'busy'), count(*) FILTER (WHERE w.state = 'busy' AND w.database = here),

@@ -40,6 +40,7 @@ DECLARE
     target int := CASE WHEN phase = 'undo' THEN s.undo_queue WHEN s.kind <> 'map' OR item >= 0 THEN s.target_queue END;
     now timestamptz := underway_internal.clock();
     chained bool;
+    held_by text;
 BEGIN
     t.id := underway_internal.new_id();
     t.queue_id := coalesce(target, r.queue_id);
@@ -62,13 +63,17 @@ BEGIN
         r.headers := coalesce(r.headers, '{}') || '{"undo": true}';     -- both may go to one queue
     END IF;
     -- A child is worked by others.
-    chained := phase IS DISTINCT FROM 'child' AND t.queue_id = who.queue_id AND due <= now AND (who).worker IS NOT NULL;
+    -- Nothing begins of a run that is paused or parked: what is decided now is kept for when it goes on.
+    IF r.ending IS NULL AND r.state IN ('paused', 'parked') THEN
+        held_by := coalesce(r.paused_by, r.state);
+    END IF;
+    chained := held_by IS NULL AND phase IS DISTINCT FROM 'child' AND t.queue_id = who.queue_id AND due <= now AND (who).worker IS NOT NULL;
     INSERT INTO underway_internal.task AS x (id, queue_id, priority, state, run_at, enqueued_at, attempt, slot, generation, boot,
-            claimed_at, enqueued_by, input, headers, group_key, timeout, retry, worker, run_id, version, step, item, phase)
-        VALUES (t.id, t.queue_id, t.priority, CASE WHEN chained THEN 'in_progress' WHEN phase = 'child' THEN 'waiting' ELSE 'pending' END, due, now,
+            claimed_at, enqueued_by, input, headers, group_key, timeout, retry, worker, paused_by, run_id, version, step, item, phase)
+        VALUES (t.id, t.queue_id, t.priority, CASE WHEN chained THEN 'in_progress' WHEN phase = 'child' OR held_by IS NOT NULL THEN 'waiting' ELSE 'pending' END, due, now,
             CASE WHEN chained THEN 1 ELSE 0 END, CASE WHEN chained THEN who.slot END, CASE WHEN chained THEN who.generation END,
             CASE WHEN chained THEN who.boot END, CASE WHEN chained THEN now END, r.started_by, coalesce(input, '{}'), r.headers,
-            r.group_key, t.timeout, t.retry, CASE WHEN chained THEN who.worker END, r.id, r.version, s.name, item, phase)
+            r.group_key, t.timeout, t.retry, CASE WHEN chained THEN who.worker END, held_by, r.id, r.version, s.name, item, phase)
         RETURNING x.* INTO t;
     IF t.state = 'pending' THEN
         PERFORM underway_internal.note(t.queue_id, t.priority, due, t.id);

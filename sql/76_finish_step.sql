@@ -43,7 +43,13 @@ BEGIN
         END IF;
     ELSIF s.kind = 'map' AND t.phase IS NULL THEN
         SELECT x.* INTO r FROM underway_internal.run x WHERE x.id = t.run_id FOR NO KEY UPDATE;
-        goes_on := r.ending IS NULL AND underway_internal.open_map(r, s, t, output);
+        IF r.ending IS NOT NULL THEN
+            -- Not an empty map: whoever retries or forks the run would take it as done.
+            PERFORM underway_internal.archive_task(t, 'cancelled', NULL, 'cancelled', NULL, 'the run ended', NULL, NULL, NULL, NULL);
+            goes_on := true;
+            RETURN;
+        END IF;
+        goes_on := underway_internal.open_map(r, s, t, output);
         output := (underway_internal.collect(t, s)).output;
     ELSIF s.kind = 'map' THEN
         c := underway_internal.collect(t, s);
@@ -109,9 +115,15 @@ BEGIN
         RETURN;
     END IF;
     SELECT x.* INTO r FROM underway_internal.run x WHERE x.id = t.run_id FOR NO KEY UPDATE;
-    IF r.state IN ('paused', 'parked') THEN
+    IF r.state IN ('paused', 'parked') AND r.ending IS NOT NULL THEN
         RETURN;     -- whoever lets it go on looks
-    ELSIF undone IS NOT NULL THEN
+    ELSIF r.ending IS NULL AND current_setting('transaction_isolation') = 'read committed'
+            AND EXISTS (SELECT FROM underway_internal.run_control c WHERE c.run_id = r.id AND NOT c.seen) THEN
+        -- What was asked of the run is about to be done: what this step leads to waits for that (put_step()).
+        r.paused_by := coalesce(r.paused_by, 'what was asked');
+        r.state := CASE r.state WHEN 'running' THEN 'paused' ELSE r.state END;
+    END IF;
+    IF undone IS NOT NULL THEN
         next := underway_internal.undo_more(r, undone, who);
     ELSIF r.ending IS NOT NULL THEN
         next := underway_internal.close_run(r, who);
@@ -193,6 +205,7 @@ BEGIN
         IF f.policy = 'skip' THEN
             UPDATE underway_internal.step_result x SET state = 'skipped', output = f.input
                 WHERE x.run_id = r.id AND x.step = f.step AND x.item = -1;
+            PERFORM underway_internal.stop_some(r, f.step, 'the map was cancelled');
             CONTINUE;
         END IF;
         r.error := format('step "%s": %s', f.step, f.error);
@@ -220,16 +233,16 @@ END $$;
 CREATE FUNCTION underway_internal.end_run(r underway_internal.run) RETURNS bool LANGUAGE plpgsql AS $$
 DECLARE
     keep text := (SELECT q.keep FROM underway_internal.queue q WHERE q.id = r.queue_id);
-    results jsonb := underway_internal.take_results(r.id, r.ending = 'succeeded');
+    results jsonb := underway_internal.take_results(r.id, r.ending = 'succeeded' AND r.forked_from IS NULL);
 BEGIN
     DELETE FROM underway_internal.run x WHERE x.id = r.id;
     IF keep = 'all' OR keep = 'failed' AND r.ending = 'failed' THEN
         INSERT INTO underway_internal.run_archive (slot, id, queue_id, version, state, input, headers, priority, key, group_key, parent,
-                parent_step, started_by, started_at, finished_at, reason, error, sqlstate, output, results, deadline)
+                parent_step, started_by, started_at, finished_at, reason, error, sqlstate, output, results, deadline, forked_from)
             VALUES (CASE WHEN r.ending = 'succeeded' THEN underway_internal.ring_current('succeeded', 0)
                          ELSE underway_internal.ring_current('ended', 8) END,
                 r.id, r.queue_id, r.version, r.ending, r.input, r.headers, r.priority, r.key, r.group_key, r.parent, r.parent_step,
-                r.started_by, r.started_at, underway_internal.clock(), r.reason, r.error, r.sqlstate, r.output, results, r.deadline);
+                r.started_by, r.started_at, underway_internal.clock(), r.reason, r.error, r.sqlstate, r.output, results, r.deadline, r.forked_from);
     ELSIF r.key IS NOT NULL THEN
         DELETE FROM underway_internal.task_key k WHERE k.queue_id = r.queue_id AND k.key = r.key AND k.task_id = r.id;
     END IF;

@@ -1,11 +1,11 @@
 -- What the steps of a run gave, once it has ended: kept with it in the archive, so that it can be retried or forked.
 -- Invariant: run_archive.results never gets too large to be written, or the run could not end.
 
--- Takes the results of a run that ends off the hot table; returns those to keep with it, in the order in which they ended. Of one that did
--- not succeed: all. Of one that did: those of steps that were skipped; the archive of its tasks has the others.
+-- Takes the results of a run that ends off the hot table; returns those to keep with it, in the order in which they ended. archived:
+-- it succeeded, and the archive has the tasks of all of its steps but of those that were skipped; only these are kept then.
 -- Each is {step, item, state, task, at}, and, where there is one: input, output, undo, error, sqlstate. Where 64 MB are full, and of what is over 1 MB,
 -- input and output are left out, and `left` is true: the archive of tasks may have it.
-CREATE FUNCTION underway_internal.take_results(run_id uuid, succeeded bool) RETURNS jsonb LANGUAGE plpgsql AS $$
+CREATE FUNCTION underway_internal.take_results(run_id uuid, archived bool) RETURNS jsonb LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
     results jsonb;
@@ -14,7 +14,7 @@ BEGIN
         DELETE FROM underway_internal.step_result x WHERE x.run_id = run_id RETURNING x.*),
     kept AS (
         SELECT g.*, underway_internal.large(g.input) OR underway_internal.large(g.output) AS large
-        FROM gone g WHERE NOT succeeded OR g.state = 'skipped' AND g.item = -1),
+        FROM gone g WHERE NOT archived OR g.state = 'skipped' AND g.item = -1),
     fitting AS (
         SELECT k.*, k.large OR sum(CASE WHEN k.large THEN 0 ELSE pg_column_size(jsonb_build_array(k.input, k.output)) END)
             OVER (ORDER BY k.seq) > 64000000 AS is_left

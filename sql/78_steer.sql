@@ -55,6 +55,7 @@ DECLARE
     c underway_internal.run_control;
     now timestamptz := underway_internal.clock();
     undo_again bool := false;
+    ids bigint[] := '{}';
 BEGIN
     SELECT x.* INTO r FROM underway_internal.run x WHERE x.id = run_id FOR NO KEY UPDATE SKIP LOCKED;
     IF NOT FOUND THEN
@@ -67,6 +68,7 @@ BEGIN
         RETURN true;
     END IF;
     FOR c IN SELECT x.* FROM underway_internal.run_control x WHERE x.run_id = run_id AND NOT x.seen ORDER BY x.id LOOP
+        ids := ids || c.id;
         CASE
             WHEN c.kind = 'cancel' AND r.ending IS NULL THEN
                 r.ending := 'cancelled';
@@ -120,7 +122,7 @@ BEGIN
         PERFORM underway_internal.retry_undo(r);
     END IF;
     PERFORM underway_internal.note_deadline(r.deadline);
-    UPDATE underway_internal.run_control x SET seen = true WHERE x.run_id = run_id AND NOT x.seen;
+    UPDATE underway_internal.run_control x SET seen = true WHERE x.run_id = run_id AND x.id = ANY (ids);     -- others may have come meanwhile
     RETURN true;
 END $$;
 
@@ -152,7 +154,9 @@ BEGIN
     END IF;
     -- Who cannot lock something leaves a nudge, and a nudge asks the coordinator to look: it looks again anyway.
     DELETE FROM underway_internal.run_control x WHERE x.run_id = run_id AND NOT x.seen AND underway_internal.is_ours(x.xmin);
-    IF settled THEN
+    IF settled AND r.ending IS NOT NULL AND EXISTS (SELECT FROM underway_internal.task x WHERE x.run_id = run_id AND x.phase = 'child') THEN
+        NULL;       -- the child's end asks for one more look, if there is what was asked
+    ELSIF settled THEN
         DELETE FROM underway_internal.run_control x WHERE x.run_id = run_id AND x.seen;
     ELSE
         DELETE FROM underway_internal.task x WHERE x.run_id = run_id AND x.step IS NULL AND underway_internal.is_ours(x.xmin);
@@ -218,8 +222,13 @@ BEGIN
         IF t.id IS NULL THEN
             settled := false;
         ELSIF t.paused_by IS NOT NULL THEN
-            PERFORM underway_internal.note(t.queue_id, t.priority, t.run_at, t.id);
-            UPDATE underway_internal.task x SET state = 'pending', paused_by = NULL WHERE x.id = t.id;
+            IF t.phase = 'child' THEN
+                PERFORM underway_internal.ask_run((t.headers #>> '{child,run}')::uuid, 'resume', NULL, NULL, r.started_by);
+            ELSE
+                PERFORM underway_internal.note(t.queue_id, t.priority, t.run_at, t.id);
+            END IF;
+            UPDATE underway_internal.task x SET state = CASE WHEN t.phase = 'child' THEN 'waiting' ELSE 'pending' END, paused_by = NULL
+                WHERE x.id = t.id;
         END IF;
     END LOOP;
     RETURN settled;

@@ -87,7 +87,10 @@ BEGIN
     IF a.state = 'succeeded' THEN
         PERFORM underway_internal.wrong_run_state(id, a.state, 'retried',
             format('To do a part of it once more: select underway.fork(%L, ''step'').', id));
-    ELSIF NOT underway_internal.reopen_run(a, q) AND NOT EXISTS (SELECT FROM underway_internal.run x WHERE x.id = id) THEN
+    ELSIF NOT underway_internal.reopen_run(a) THEN
+        IF EXISTS (SELECT FROM underway_internal.run x WHERE x.id = id) THEN
+            RETURN 'running';       -- somebody else did it at the same time
+        END IF;
         RAISE EXCEPTION USING ERRCODE = '55000',
             MESSAGE = format('run %s cannot be retried: another run of workflow "%s" has its key by now', id, q.name),
             HINT = 'Retry or await that one; start() with the same key returns its id.';
@@ -97,7 +100,7 @@ END $$;
 
 -- An ended run goes on under its id where it stopped: what its steps gave stays. What was undone begins again, and all that comes after it.
 -- False: somebody else was first, or its key has gone to another.
-CREATE FUNCTION underway_internal.reopen_run(a underway_internal.run_archive, q underway_internal.queue) RETURNS bool LANGUAGE plpgsql AS $$
+CREATE FUNCTION underway_internal.reopen_run(a underway_internal.run_archive) RETURNS bool LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
     r underway_internal.run;
@@ -110,9 +113,9 @@ BEGIN
             RETURN false;
         END IF;
     END IF;
-    INSERT INTO underway_internal.run AS x (id, queue_id, version, state, input, headers, priority, key, group_key, started_by, started_at, deadline)
+    INSERT INTO underway_internal.run AS x (id, queue_id, version, state, input, headers, priority, key, group_key, started_by, started_at, deadline, forked_from)
         VALUES (a.id, a.queue_id, a.version, 'running', a.input, a.headers, a.priority, a.key, a.group_key, a.started_by, a.started_at,
-            underway_internal.clock() + (a.deadline - a.started_at))
+            underway_internal.clock() + (a.deadline - a.started_at), a.forked_from)
         ON CONFLICT DO NOTHING RETURNING x.* INTO r;
     IF NOT FOUND THEN
         RETURN false;

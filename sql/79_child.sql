@@ -58,7 +58,8 @@ BEGIN
     END IF;
     c.queue_id := target.id;
     SELECT w.version, due + w.run_timeout INTO c.version, c.deadline FROM underway_internal.workflow w WHERE w.queue_id = target.id;
-    c.state := 'running';
+    c.state := CASE WHEN t.paused_by IS NULL THEN 'running' ELSE 'paused' END;
+    c.paused_by := t.paused_by;
     c.undo := true;
     c.input := t.input;
     c.priority := least(target.priority, r.priority);
@@ -96,6 +97,9 @@ BEGIN
             jsonb_build_object('run', c.id, 'state', c.ending, 'error', c.error, 'sqlstate', c.sqlstate)
                 || CASE WHEN c.output IS NULL THEN '{}' ELSE jsonb_build_object('output', c.output) END)
         WHERE x.id = t.id;
+    IF EXISTS (SELECT FROM underway_internal.run_control g WHERE g.run_id = c.parent) THEN
+        PERFORM underway_internal.ask_run(c.parent, 'look', NULL, NULL, c.started_by);      -- no worker may be allowed on its queue
+    END IF;
     RETURN true;
 END $$;
 
@@ -109,17 +113,20 @@ BEGIN
         format('The child run is %s.', c ->> 'run'), NULL, NULL, NULL);
 END $$;
 
--- The task, deleted by the caller, of a step whose child run has succeeded before it could be stopped: so has the step, or a retry of the parent would
--- start another. False: it is no such task.
+-- The task, deleted by the caller, of a step whose child run has ended before it could be stopped: so has the step, or a retry of the parent would
+-- start another where that has succeeded. False: it is no such task.
 CREATE FUNCTION underway_internal.keep_child(t underway_internal.task) RETURNS bool LANGUAGE plpgsql AS $$
 DECLARE
     output jsonb := t.headers #> '{child,output}';
 BEGIN
-    IF t.phase IS DISTINCT FROM 'close' OR t.headers #>> '{child,state}' IS DISTINCT FROM 'succeeded'
+    IF t.phase IS DISTINCT FROM 'close' OR t.headers #>> '{child,state}' IS NULL
             OR NOT EXISTS (SELECT FROM underway_internal.run r
                 JOIN underway_internal.step s ON s.queue_id = r.queue_id AND s.version = r.version AND s.name = t.step
                 WHERE r.id = t.run_id AND s.kind = 'child') THEN
         RETURN false;
+    ELSIF t.headers #>> '{child,state}' <> 'succeeded' THEN
+        PERFORM underway_internal.archive_child(t);
+        RETURN true;
     END IF;
     t.headers := t.headers #- '{child,output}';
     IF (SELECT q.keep = 'all' FROM underway_internal.queue q WHERE q.id = t.queue_id) THEN

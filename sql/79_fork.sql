@@ -19,7 +19,8 @@ BEGIN
     RETURN found_it;
 END $$;
 
--- The same for a run that has ended: what was kept with it, and, where it succeeded, what its tasks in the archive gave.
+-- The same for a run that has ended: what was kept with it, and, where it succeeded, what its tasks in the archive gave. (Where those results
+-- were taken over from another run, all are kept with it.)
 CREATE FUNCTION underway_internal.copy_archived_results(a underway_internal.run_archive, to_run uuid, later text[]) RETURNS bool
     LANGUAGE plpgsql AS $$
 BEGIN
@@ -109,6 +110,7 @@ BEGIN
     r.started_by := pg_get_userbyid(caller);
     r.started_at := underway_internal.clock();
     r.deadline := r.started_at + (old.deadline - old.started_at);
+    r.forked_from := run;
     INSERT INTO underway_internal.run SELECT r.*;
     PERFORM underway_internal.note_deadline(r.deadline);
     s.run_if := NULL;

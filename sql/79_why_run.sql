@@ -101,7 +101,7 @@ BEGIN
     RETURN state || ': ' || concat_ws('; ',
         CASE r.ending WHEN 'cancelled' THEN underway_internal.one_line(r.error)
             WHEN 'failed' THEN 'it has failed: ' || underway_internal.one_line(r.error) WHEN 'succeeded' THEN 'its last step has ended' END,
-        CASE WHEN r.ending IS NOT NULL AND r.state = 'running' AND steps IS NOT NULL THEN 'waits for the end of ' || steps ELSE steps END,
+        CASE WHEN r.ending IS NOT NULL AND r.state = 'running' AND steps IS NOT NULL THEN 'waits for what is under way to end: ' || steps ELSE steps END,
         CASE WHEN steps IS NULL THEN 'what comes next begins at once' END);
 END $$;
 

@@ -21,20 +21,33 @@ DECLARE
     now timestamptz := underway_internal.clock();
     waits_for_others bool;
 BEGIN
+    -- What was asked of runs comes first, as it does by the coordinator.
+    PERFORM underway_internal.steer_inline(underway_internal.steered_inline(false));
     WITH own AS MATERIALIZED (
-        SELECT t.id, t.queue_id, t.priority, t.run_at, t.state = 'pending' AS pending, t.run_at <= now AS due, t.run_id IS NOT NULL AS of_run,
-            (q.workflow OR q.handler_name IS NOT NULL) AS here,
-            q.paused_at IS NULL AND q.dropped_at IS NULL AND q.id <> ALL (blocked) AS open
-        FROM underway_internal.own_tasks(first_id) t JOIN underway_internal.queue q ON q.id = t.queue_id),
+        SELECT t.id, t.queue_id, t.priority, t.run_at, t.state = 'pending' AS pending, t.run_at <= now AS due, t.run_id IS NOT NULL AS of_run
+        FROM underway_internal.own_tasks(first_id) t),
+    -- Few queues, and perhaps many tasks.
+    queues AS (
+        SELECT coalesce(array_agg(q.id) FILTER (WHERE q.workflow OR q.handler_name IS NOT NULL), '{}') AS here,
+            coalesce(array_agg(q.id) FILTER (WHERE NOT q.workflow AND q.handler_name IS NULL), '{}') AS outside
+        FROM (SELECT DISTINCT o.queue_id FROM own o) d JOIN underway_internal.queue q ON q.id = d.queue_id
+        WHERE q.paused_at IS NULL AND q.dropped_at IS NULL AND q.id <> ALL (blocked)),
     due AS (
         SELECT o.id, o.queue_id, row_number() OVER (ORDER BY o.priority, o.run_at, o.id) AS n, count(*) OVER () AS found
-        FROM own o WHERE o.pending AND o.due AND o.here AND o.open)
+        FROM own o WHERE o.pending AND o.due AND o.queue_id = ANY ((SELECT u.here FROM queues u)::int[]))
     SELECT array_agg(d.id ORDER BY d.n), array_agg(d.queue_id ORDER BY d.n),
-            (SELECT min(o.run_at) FROM own o WHERE o.pending AND o.here AND o.open AND o.run_at < 'infinity'),
+            (SELECT min(o.run_at) FROM own o
+                WHERE o.pending AND NOT o.due AND o.run_at < 'infinity'
+                  AND o.queue_id = ANY ((SELECT u.here || u.outside FROM queues u)::int[])),
             (SELECT o.id FROM own o ORDER BY o.id LIMIT 1),
-            coalesce((SELECT bool_or(true) FROM own o WHERE o.pending AND o.due AND o.of_run AND NOT o.here AND o.open), false)
+            EXISTS (SELECT FROM own o
+                WHERE o.pending AND o.due AND o.of_run AND o.queue_id = ANY ((SELECT u.outside FROM queues u)::int[]))
         INTO ids, queue_ids, next_at, lowest_id, waits_for_others
-        FROM due d WHERE d.n <= 1 + d.found / 100;
+        FROM due d WHERE d.n <= 1 + d.found / 20;
+    IF ids IS NULL THEN
+        next_at := least(next_at, (SELECT min(r.deadline) FROM underway_internal.run r
+            WHERE r.id >= first_id AND r.deadline > now AND r.ending IS NULL AND r.state <> 'parked' AND underway_internal.is_ours(r.xmin)));
+    END IF;
     IF waits_for_others THEN
         next_at := NULL;
     END IF;
@@ -78,25 +91,60 @@ BEGIN
         FROM taken t ORDER BY t.priority, t.run_at, t.id;
 END $$;
 
--- What the coordinator does for the runs of others. Returns how much there was to do.
-CREATE FUNCTION underway_internal.tend_inline(first_id uuid) RETURNS bigint LANGUAGE plpgsql AS $$
+-- What the coordinator does for other runs, once nothing is due: deadlines, what was asked and is not settled, maps whose last child ended
+-- outside. True: something has moved.
+CREATE FUNCTION underway_internal.tend_inline(first_id uuid) RETURNS bool LANGUAGE plpgsql AS $$
 DECLARE
     m record;
-    n bigint := 0;
+    before text;
+    steered uuid[] := underway_internal.steered_inline(true);
 BEGIN
-    FOR m IN SELECT r AS run, s AS step, t AS task FROM underway_internal.own_tasks(first_id) t
-            JOIN underway_internal.run r ON r.id = t.run_id
-            JOIN underway_internal.step s ON s.queue_id = r.queue_id AND s.version = r.version AND s.name = t.step
+    IF steered = '{}' AND NOT EXISTS (SELECT FROM underway_internal.own_tasks(first_id) t WHERE t.phase = 'map') THEN
+        RETURN false;
+    END IF;
+    before := underway_internal.digest_inline(first_id);
+    PERFORM underway_internal.steer_inline(steered);
+    FOR m IN SELECT x AS run, s AS step, t AS task FROM underway_internal.own_tasks(first_id) t
+            JOIN underway_internal.run x ON x.id = t.run_id
+            JOIN underway_internal.step s ON s.queue_id = x.queue_id AND s.version = x.version AND s.name = t.step
             WHERE t.phase = 'map' LOOP
-        n := n + underway_internal.look_at_map((m.run).id, (m.step).name, NULL)::int;
-        IF (m.step).concurrency IS NOT NULL AND EXISTS (SELECT FROM underway_internal.task x
-                WHERE x.run_id = (m.run).id AND x.step = (m.step).name AND x.item >= 0 AND x.state = 'waiting' AND x.paused_by IS NULL)
-                AND (SELECT count(*) FROM underway_internal.task x WHERE x.run_id = (m.run).id AND x.step = (m.step).name AND x.item >= 0
-                    AND x.state IN ('pending', 'in_progress')) < (m.step).concurrency THEN
-            n := n + underway_internal.fill_places(m.run, m.step, m.task)::int;
+        PERFORM underway_internal.fill_places(m.run, m.step, m.task);
+        PERFORM underway_internal.look_at_map((m.run).id, (m.step).name, NULL);
+    END LOOP;
+    RETURN before IS DISTINCT FROM underway_internal.digest_inline(first_id);
+END $$;
+
+-- Own runs of which something was asked that nobody has obeyed; also: those where it is not settled yet, and those whose time is over.
+CREATE FUNCTION underway_internal.steered_inline(also bool) RETURNS uuid[] LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN ARRAY(
+        SELECT r.id FROM underway_internal.run_control c JOIN underway_internal.run r ON r.id = c.run_id
+            WHERE (also OR NOT c.seen) AND underway_internal.is_ours(c.xmin) AND underway_internal.is_ours(r.xmin)
+        UNION SELECT r.id FROM underway_internal.run r
+            WHERE also AND r.deadline <= underway_internal.clock() AND r.ending IS NULL AND r.state <> 'parked'
+              AND underway_internal.is_ours(r.xmin)
+        ORDER BY 1);
+END $$;
+
+CREATE FUNCTION underway_internal.steer_inline(runs uuid[]) RETURNS bool LANGUAGE plpgsql AS $$
+DECLARE
+    one uuid;
+BEGIN
+    FOREACH one IN ARRAY runs LOOP
+        IF underway_internal.obey(one) THEN
+            PERFORM underway_internal.settle(one);
         END IF;
     END LOOP;
-    RETURN n;
+    RETURN true;
+END $$;
+
+-- Of all that can move.
+CREATE FUNCTION underway_internal.digest_inline(first_id uuid) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN (SELECT md5(string_agg(concat_ws(' ', t.id, t.state, t.run_at, t.phase), ',' ORDER BY t.id))
+        FROM underway_internal.own_tasks(first_id) t)
+        || (SELECT md5(coalesce(string_agg(concat_ws(' ', r.id, r.state, r.ending), ',' ORDER BY r.id), ''))
+            FROM underway_internal.run r WHERE r.id >= first_id AND underway_internal.is_ours(r.xmin));
 END $$;
 
 -- How the tasks of these ids, which were worked, stand now; where nothing is kept of them, null. Then, without a number, what was not begun.
@@ -106,15 +154,23 @@ CREATE FUNCTION underway_internal.report_inline(first_id uuid, ids uuid[])
 BEGIN
     RETURN QUERY
         SELECT u.n::int, u.id, NULL::text, NULL::text, coalesce(t.state, a.state),
-            CASE WHEN t.id IS NULL THEN a.message ELSE (underway_internal.latest_attempt(u.id)).message END
+            CASE WHEN t.id IS NULL THEN underway_internal.error_inline(a.sqlstate, a.message, a.hint)
+                ELSE (SELECT underway_internal.error_inline(l.sqlstate, l.message, l.hint) FROM underway_internal.latest_attempt(u.id) l) END
         FROM unnest(ids) WITH ORDINALITY u(id, n)
         LEFT JOIN LATERAL (SELECT x.id, underway_internal.state_inline(x) AS state FROM underway_internal.task x WHERE x.id = u.id) t ON true
         LEFT JOIN LATERAL underway_internal.last_end(u.id) a ON t.id IS NULL
         ORDER BY u.n;
     RETURN QUERY
-        SELECT NULL::int, t.id, q.name, t.step, underway_internal.state_inline(t), NULL::text
+        SELECT NULL::int, t.id, q.name, t.step, underway_internal.state_inline(t), CASE WHEN t.state = 'pending' THEN 'blocked: ' || f.problem END
         FROM underway_internal.own_tasks(first_id) t JOIN underway_internal.queue q ON q.id = t.queue_id
+        LEFT JOIN LATERAL (SELECT x.problem FROM underway_internal.fitness x WHERE x.queue_id = q.id) f ON true
         WHERE t.id <> ALL (ids) AND (t.run_id IS NULL OR t.step IS NOT NULL) ORDER BY t.id;
+END $$;
+
+-- A procedure that commits: what the server says of that does not explain it.
+CREATE FUNCTION underway_internal.error_inline(sqlstate text, message text, hint text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN message || CASE WHEN sqlstate = '2D000' THEN format(' (%s)', hint) ELSE '' END;
 END $$;
 
 CREATE FUNCTION underway_internal.state_inline(t underway_internal.task) RETURNS text LANGUAGE plpgsql AS $$
@@ -128,4 +184,4 @@ CREATE FUNCTION underway.run_inline(max_tasks int DEFAULT 10000)
 COMMENT ON FUNCTION underway.run_inline IS
 'For tests: runs, in this transaction and this session, what it has enqueued and started, with all that follows from it, until nothing is left that can run; then ROLLBACK. Handlers run as their queue''s owner, which the caller must be or be a member of. Delays, retries, sleeps and timeouts take no time: the clock of queues jumps to whatever is due next, for this transaction alone (now() and clock_timestamp() do not). It stands still while a step of a workflow waits for an external worker: dequeue() and complete() that in the same transaction, then call run_inline() again.
 max_tasks: at most so many attempts.
-Returns a row for each task that was begun, in that order, and then for those that were not: its id, queue and step (of workflows), the state it is in now (pending, waiting, in_progress, succeeded, failed, cancelled), and the error of its last attempt. Errors: 42501 the caller cannot become the owner of a queue, 55000 in a handler, 22023 bad value; and what deferred constraints of the transaction say.';
+Returns a row for each task that was begun, in that order, and then for those that were not: its id, queue and step (of workflows), the state it is in now (pending, waiting, in_progress, succeeded, failed, cancelled), and the error of its last attempt, or what blocks its queue. Errors: 42501 the caller cannot become the owner of a queue, 55000 in a handler, 22023 bad value; and what deferred constraints of the transaction say.';

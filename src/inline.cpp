@@ -182,7 +182,7 @@ class inline_run {
         }
       } else if (memcmp(&from, &first_, sizeof from) != 0) {
         from = first_;  // one that ended may have been re-opened
-      } else if (tend_runs() == 0) {
+      } else if (!tend_runs()) {
         if (found.next_at == DT_NOEND) {
           return;
         }
@@ -262,12 +262,12 @@ class inline_run {
     return found;
   }
 
-  int64 tend_runs() {
-    int64 done = 0;
+  bool tend_runs() {
+    bool moved = false;
     pg::as_owner owner(true);
     const pg::value first = pg::of(&first_);
-    tend.run(&first, [&done](const pg::row& r) { done = r.int8(1); });
-    return done;
+    tend.run(&first, [&moved](const pg::row& r) { moved = r.boolean(1); });
+    return moved;
   }
 
   // One attempt of one task.
