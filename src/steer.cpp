@@ -150,7 +150,10 @@ TimestampTz run(database_entry* db) {
     seen_offset = shared->clock_offset;
     deadline_at = DT_NOBEGIN;
   }
-  const bool new_ones = db->controls.exchange(false) || seen_generation != db->generation;
+  const bool new_ones = db->controls.exchange(false);
+  if (seen_generation != db->generation) {
+    again_at = DT_NOBEGIN;  // a copy that was adopted has what its original left unsettled
+  }
   seen_generation = db->generation;
   const bool again = again_at <= GetCurrentTimestamp();
   const TimestampTz now = clock_now();

@@ -104,6 +104,20 @@ for my $how ('TERM', 'KILL', 'immediate')
         is(undisturbed($id), $expected, "$name: each effect is there once");
     }
 }
+# A cancel is known, and not all that it stops can be had, when the coordinator goes: the next one finishes it.
+$session->value("SELECT underway.create_workflow('waits', ARRAY[underway.wait('w')])");
+$run = $session->value("SELECT underway.start('waits')");
+$hold->connect unless $hold->connected;
+$hold->value("BEGIN; SELECT FROM underway_internal.task WHERE run_id = '$run' FOR UPDATE");
+$session->value("SELECT underway.cancel('$run')");
+ok($session->until("SELECT count(*) > 0 FROM underway_internal.run_control WHERE run_id = '$run' AND seen"), 'the coordinator has seen the cancel');
+my @coordinator = $session->pids('coordinator');
+kill 'TERM', @coordinator;
+ok($session->until("SELECT count(*) > 0 FROM pg_stat_activity WHERE backend_type = 'underway coordinator' AND pid <> $coordinator[0] AND state = 'idle'"),
+    'another coordinator has looked');
+$hold->value('ROLLBACK');
+ok($session->until("SELECT state = 'cancelled' FROM underway.status('$run')"), 'the run ends cancelled');
+
 ok($session->until('NOT EXISTS (SELECT FROM underway_internal.task)'), 'no task is left');
 is($session->value("SELECT count(*) FROM underway_internal.step_result"), 0, 'no result is left');
 
