@@ -29,6 +29,9 @@ BEGIN
         END IF;
         given := given + 1;
     END LOOP;
+    IF given < cardinality(ids) THEN
+        PERFORM underway_internal.left_locked(u.id) FROM unnest(ids) u(id);
+    END IF;
     RETURN given;
 END $$;
 

@@ -55,6 +55,7 @@ DECLARE
 BEGIN
     SELECT x.* INTO t FROM underway_internal.task x WHERE x.id = task_id AND x.attempt = attempt AND x.state = 'in_progress' FOR UPDATE;
     IF NOT FOUND THEN
+        PERFORM underway_internal.left_locked(task_id);
         RETURN 'lost';
     END IF;
     SELECT x.* INTO q FROM underway_internal.queue x WHERE x.id = t.queue_id;
@@ -113,6 +114,7 @@ DECLARE
 BEGIN
     SELECT x.* INTO t FROM underway_internal.task x WHERE x.id = task_id AND x.attempt = attempt AND x.state = 'in_progress' FOR UPDATE;
     IF NOT FOUND THEN
+        PERFORM underway_internal.left_locked(task_id);
         RETURN false;
     END IF;
     cancelled := underway_internal.cancel_message(task_id);

@@ -7,13 +7,16 @@ CREATE FUNCTION underway_internal.reclaim(t underway_internal.task, how text, me
     RETURNS text LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
+    task_id uuid;
     q underway_internal.queue;
     cancelled text;
     due timestamptz;
 BEGIN
+    task_id := t.id;
     SELECT x.* INTO t FROM underway_internal.task x
         WHERE x.id = t.id AND x.attempt = t.attempt AND x.state = 'in_progress' FOR UPDATE;
     IF NOT FOUND THEN
+        PERFORM underway_internal.left_locked(task_id);
         RETURN 'lost';
     END IF;
     SELECT x.* INTO q FROM underway_internal.queue x WHERE x.id = t.queue_id;
@@ -125,6 +128,7 @@ BEGIN
                     WHERE x.id = t.id AND x.lease = t.lease AND x.state = 'in_progress' FOR UPDATE SKIP LOCKED;
             END IF;
             IF NOT FOUND THEN
+                PERFORM underway_internal.left_locked(h.task_id);
                 again := least(again, now + interval '5 s');
             ELSIF over_time THEN
                 PERFORM underway_internal.fail_task(t.id, t.attempt, true, NULL, 'error', NULL, '57014',

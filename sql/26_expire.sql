@@ -28,6 +28,7 @@ CREATE FUNCTION underway_internal.expire(default_ttl interval, max_tasks int) RE
 DECLARE
     q underway_internal.queue;
     t underway_internal.task;
+    seen uuid;
     now timestamptz := underway_internal.clock();
     n bigint := 0;
 BEGIN
@@ -56,13 +57,16 @@ BEGIN
               AND y.home_system = underway_internal.system_identifier()
               AND y.home_database = (SELECT d.oid::bigint FROM pg_database d WHERE d.datname = current_database())
             ORDER BY x.expires_at LIMIT max_tasks - n LOOP
+        seen := t.id;
         PERFORM underway_internal.note_locked(t.queue_id, t.priority, t.run_at, t.id);
         DELETE FROM underway_internal.task x WHERE x.id IN (
             SELECT y.id FROM underway_internal.task y
-            WHERE y.id = t.id AND y.attempt = 0 AND y.state = 'pending' FOR UPDATE SKIP LOCKED) RETURNING x.* INTO t;
+            WHERE y.id = seen AND y.attempt = 0 AND y.state = 'pending' FOR UPDATE SKIP LOCKED) RETURNING x.* INTO t;
         IF FOUND THEN
             PERFORM underway_internal.expire_task(t, NULL);
             n := n + 1;
+        ELSE
+            PERFORM underway_internal.left_locked(seen);
         END IF;
     END LOOP;
     RETURN n;

@@ -115,6 +115,7 @@ CREATE FUNCTION underway_internal.leased(caller oid, lease uuid, lock bool) RETU
 #variable_conflict use_variable
 DECLARE
     t underway_internal.task;
+    seen uuid;
     mine bool;
     q underway_internal.queue;
     old_snapshot bool := current_setting('transaction_isolation') IN ('repeatable read', 'serializable');
@@ -133,7 +134,12 @@ BEGIN
             PERFORM underway_internal.check_lease_now(lease);
         END IF;
         IF lock THEN
+            seen := t.id;
             SELECT x.* INTO t FROM underway_internal.task x WHERE x.lease = lease AND x.state = 'in_progress' FOR UPDATE;
+            IF NOT FOUND THEN
+                PERFORM underway_internal.left_locked(seen);
+                PERFORM underway_internal.lost_lease(lease);
+            END IF;
         END IF;
     END IF;
     IF NOT FOUND THEN

@@ -149,6 +149,7 @@ BEGIN
             IF FOUND THEN
                 PERFORM underway_internal.end_cancelled(t, c.message, NULL);
             ELSE
+                PERFORM underway_internal.left_locked(c.task_id);
                 RETURN NEXT c.task_id;
             END IF;
         END IF;

@@ -81,28 +81,6 @@ BEGIN
     RETURN t;
 END $$;
 
--- The row of a task as it is now, locked; empty when it is gone, or, unless wait, when somebody else has locked it. Never with a condition on
--- its state: a row that no longer meets it would be locked all the same. The low-water marks' protocol: what the row's key was is noted
--- before the lock, what it is by then after it.
-CREATE FUNCTION underway_internal.lock_row(seen underway_internal.task, wait bool) RETURNS underway_internal.task
-    LANGUAGE plpgsql AS $$
-DECLARE
-    t underway_internal.task;
-BEGIN
-    IF seen.state = 'pending' THEN
-        PERFORM underway_internal.note_locked(seen.queue_id, seen.priority, seen.run_at, seen.id);
-    END IF;
-    IF wait THEN
-        SELECT x.* INTO t FROM underway_internal.task x WHERE x.id = seen.id FOR UPDATE;
-    ELSE
-        SELECT x.* INTO t FROM underway_internal.task x WHERE x.id = seen.id FOR UPDATE SKIP LOCKED;
-    END IF;
-    IF t.state = 'pending' AND (seen.state <> 'pending' OR t.run_at <> seen.run_at) THEN
-        PERFORM underway_internal.note_locked(t.queue_id, t.priority, t.run_at, t.id);
-    END IF;
-    RETURN t;
-END $$;
-
 -- A task that is no step: whoever works it locks the run, looks and goes on (src/README.md).
 CREATE FUNCTION underway_internal.nudge(run_id uuid, due timestamptz DEFAULT NULL) RETURNS bool LANGUAGE plpgsql AS $$
 DECLARE

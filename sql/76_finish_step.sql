@@ -271,7 +271,9 @@ DECLARE
 BEGIN
     DELETE FROM underway_internal.task x WHERE x.id = task_id AND x.attempt = attempt AND x.state = 'in_progress' RETURNING x.* INTO t;
     held := FOUND;
-    IF held THEN
+    IF NOT held THEN
+        PERFORM underway_internal.left_locked(task_id);
+    ELSE
         IF worker IS NOT NULL THEN
             who := ROW(t.queue_id, worker, boot, slot, generation);
         END IF;

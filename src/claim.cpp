@@ -3,6 +3,7 @@
 #include "clock.hpp"
 #include "pg/error.hpp"
 #include "pg/table.hpp"
+#include "waitpoint.hpp"
 
 namespace underway {
 
@@ -179,6 +180,7 @@ claimed_rows claim_rows(const claim_source& from, int priority, const row_key& s
       of_task.learn(relation);
     }
     PushActiveSnapshot(GetTransactionSnapshot());
+    waitpoint(waitpoint_id::scanning);
     begin_at(&key, from.queue_id, priority, &start, who.now);
     t.scan(pg::relation_named("task_pending"), key.keys, lengthof(key.keys));
     MemoryContext before = MemoryContextSwitchTo(memory);

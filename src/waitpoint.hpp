@@ -19,7 +19,8 @@ enum class waitpoint_id : int {
   look = 8,
   chained = 9,
   unheard = 10,  // nobody waits: while armed, nothing that is enqueued is told at commit
-  obeyed = 11
+  obeyed = 11,
+  scanning = 12
 };
 
 inline bool is_armed(waitpoint_id id) noexcept {
