@@ -149,7 +149,7 @@ int archive_succeeded(bool kept, success* tasks, int n) {
       INT4OID, TEXTOID, UUIDOID);
   int moved = 0;
   pg::call([&] {
-    const TimestampTz now = clock_now();
+    const TimestampTz now = transaction_clock();
     const Datum succeeded = CStringGetTextDatum("succeeded");
     PushActiveSnapshot(GetTransactionSnapshot());
     const Oid relation = pg::relation_named("task");
