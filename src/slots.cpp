@@ -47,6 +47,7 @@ worker_counts count_workers(Oid database, Oid role) noexcept {
     counts.all++;
     if (slot->database == database) {
       counts.database++;
+      counts.staying += !slot->retire;
       if (slot->role == role) {
         counts.pool++;
         counts.starting += slot->fresh;

@@ -74,6 +74,7 @@ worker_slot* take_slot(Oid database, Oid role) noexcept;
 struct worker_counts {
   int all = 0;  // of every database
   int database = 0;
+  int staying = 0;   // of the database, those that have not been asked to leave
   int pool = 0;      // of the database and role
   int starting = 0;  // of the pool, those included that have not looked for work yet
   int idle = 0;      // of the pool

@@ -334,6 +334,16 @@ void let_go() {
   free_place(*in_hand.q);
 }
 
+// Of several that have been idle for long enough, one after the other decides: all at once would
+// each count on the others to stay.
+bool is_needed() noexcept {
+  LWLockAcquire(registry_lock, LW_EXCLUSIVE);
+  const bool needed = count_workers(MyDatabaseId, InvalidOid).staying <= settings::min_workers;
+  my_slot->retire = my_slot->retire || !needed;
+  LWLockRelease(registry_lock);
+  return needed;
+}
+
 // Asleep until there is work, or for long enough to leave. False: leave.
 bool idle() {
   my_slot->fresh = false;
@@ -348,13 +358,11 @@ bool idle() {
     // Who woke us may know that what blocked a queue is gone, and have found nothing changed in
     // what it had seen itself.
     loaded = loaded && !some_blocked;
-    stay = woken || count_workers(MyDatabaseId, InvalidOid).database <= settings::min_workers;
+    stay = woken;
   }
   slot_state was = slot_state::idle;
-  if (my_slot->state.compare_exchange_strong(was, slot_state::busy)) {
-    return stay;
-  }
-  return true;  // somebody gave us work while we were about to leave
+  // Else somebody gave us work while we were about to leave.
+  return !my_slot->state.compare_exchange_strong(was, slot_state::busy) || stay || is_needed();
 }
 
 void run() {

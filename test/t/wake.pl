@@ -133,9 +133,17 @@ is(sql($node, 'postgres', "SELECT started_at - run_at BETWEEN interval '0' AND i
 $node->append_conf('postgresql.conf', 'underway.min_workers = 1');
 $node->reload;
 is_lively($node, 'postgres', 'with a warm worker');
-sql($node, 'postgres', "SELECT underway.enqueue('held') FROM generate_series(1, 3)");
-wait_for($node, 'postgres', "SELECT count(*) = 1 FROM underway_internal.workers() WHERE state = 'idle' HAVING count(*) = (SELECT count(*) FROM underway_internal.workers())",
-    'one worker is kept');
+# All of them idle from the same moment on: each must not count on the others to stay.
+for my $burst (1 .. 3)
+{
+    my $holder = $node->background_psql('postgres');
+    $holder->query_safe('SELECT pg_advisory_lock(1)');
+    sql($node, 'postgres', "SELECT underway.enqueue('held') FROM generate_series(1, 4)");
+    wait_for($node, 'postgres', "SELECT count(*) = 4 FROM pg_stat_activity WHERE wait_event = 'advisory'", "burst $burst: four workers are busy");
+    $holder->quit;
+    wait_for($node, 'postgres', "SELECT count(*) = 1 FROM underway_internal.workers() WHERE state = 'idle' HAVING count(*) = (SELECT count(*) FROM underway_internal.workers())",
+        "burst $burst: one is kept");
+}
 my $pid = sql($node, 'postgres', 'SELECT pid FROM underway_internal.workers()');
 @mark = mark();
 # No state to wait for: what is to be seen is that nothing happens while its idle timeout ends, twice.
