@@ -53,21 +53,20 @@ SELECT underway.enqueue('q', '{"times": 3}') AS task \gset
 SELECT live_through(:'task');
 SELECT * FROM waits(:'task');
 SELECT state, attempt, failures, output, error FROM underway.status(:'task');
--- The task's over the queue's, one by one.
-SELECT underway.enqueue('q', retry => underway.retry_policy(max_attempts => 3)) AS attempts, underway.enqueue('q',
-    retry => underway.retry_policy(max_interval => '1 h')) AS longest,
-    underway.enqueue('q', retry => underway.retry_policy(initial_interval => '0')) AS zero,
-    underway.enqueue('q', retry => underway.retry_policy(max_attempts => 4,
-        initial_interval => '2 days')) AS initial_over_longest,
-    underway.enqueue('q', retry => '{"max_attempts": 2, "initial_interval": 0.5, "backoff": 1}') AS by_hand \gset
+-- The task's over the queue's, one by one: each alone, since the clock is everybody's.
+SELECT underway.enqueue('q', retry => underway.retry_policy(max_attempts => 3)) AS attempts \gset
 SELECT live_through(:'attempts');
 SELECT attempt, wait FROM waits(:'attempts');
+SELECT underway.enqueue('q', retry => underway.retry_policy(max_interval => '1 h')) AS longest \gset
 SELECT live_through(:'longest');
 SELECT attempt, wait FROM waits(:'longest');
+SELECT underway.enqueue('q', retry => underway.retry_policy(initial_interval => '0')) AS zero \gset
 SELECT live_through(:'zero');
 SELECT attempt, wait FROM waits(:'zero');
+SELECT underway.enqueue('q', retry => underway.retry_policy(max_attempts => 4, initial_interval => '2 days')) AS initial_over_longest \gset
 SELECT live_through(:'initial_over_longest');
 SELECT attempt, wait FROM waits(:'initial_over_longest');
+SELECT underway.enqueue('q', retry => '{"max_attempts": 2, "initial_interval": 0.5, "backoff": 1}') AS by_hand \gset
 SELECT live_through(:'by_hand');
 SELECT attempt, wait FROM waits(:'by_hand');
 -- Many failures do not overflow, and a policy that changes counts from then on.
