@@ -6,7 +6,7 @@
 #include "pg/transaction.hpp"
 #include "suspects.hpp"
 #include "waitpoint.hpp"
-#include "wake.hpp"
+#include "watched_claims.hpp"
 
 #include <algorithm>
 

@@ -4,8 +4,10 @@
 #include "changes.hpp"
 #include "clock.hpp"
 #include "external.hpp"
+#include "sleepers.hpp"
 #include "slots.hpp"
 #include "waitpoint.hpp"
+#include "watched_claims.hpp"
 
 namespace underway {
 
@@ -47,136 +49,6 @@ struct notes {
 } mine = {};
 bool any = false;
 bool committed = false;  // and not told yet
-
-constexpr int max_claims = 16;
-watched_claim claims[max_claims];
-int claims_count = 0;
-
-// How much the coordinator is needed.
-enum class need : int { no, worker, yes };
-
-// The entry that a note was about may have been given up meanwhile, and another made.
-void lower_row(queue_entry* q, int queue_id, int priority, const row_key& key) noexcept {
-  if (!lower(q, queue_id, priority, key)) {
-    q = find_queue_entry(MyDatabaseId, queue_id, false);
-    if (q != nullptr) {
-      (void)lower(q, queue_id, priority, key);
-    }
-  }
-}
-
-// A timer for the coordinator, unless it looks again before then anyway.
-need tell_of_timer(database_entry* db, TimestampTz at) noexcept {
-  return at < db->wakes_at ? need::yes : need::no;
-}
-
-// Of so many tasks that can be taken now; first_due: when the first of them, or of those that come
-// later, is due.
-need wake_for(database_entry* db, queue_entry* q, int queue_id, int tasks,
-              TimestampTz first_due) noexcept {
-  const Oid role = q->role;
-  if (q->database != MyDatabaseId || q->queue_id != queue_id) {
-    db->generation++;  // given up, and perhaps made anew: the coordinator surveys it
-    return need::yes;
-  }
-  if (OidIsValid(role)) {
-    if (tasks == 0) {
-      return tell_of_timer(db, first_due);
-    }
-    if (wake_idle(MyDatabaseId, role, tasks) >= tasks) {
-      return need::no;
-    }
-    return count_workers(MyDatabaseId, role).pool == 0 ? need::yes : need::worker;
-  }
-  // Those who wait for a later time than this task's set their timers anew. A place that is free
-  // has no time at all.
-  const bool was_full = q->full.exchange(false);
-  const bool place_only = first_due == DT_NOEND;
-  if (tasks == 0 && !place_only) {
-    wake_later_than(MyDatabaseId, queue_id, first_due);
-  } else {
-    wake_external(MyDatabaseId, queue_id, tasks > 0 ? tasks : was_full ? 1 : 0);
-  }
-  if (q->quiet || place_only) {
-    return need::no;
-  }
-  db->generation++;  // a queue that the coordinator has not read yet, or one that was dropped
-                     // meanwhile
-  return need::yes;
-}
-
-// With every worker busy and no more to be had, the next end of a task finds the work: nobody needs
-// to hear of it.
-void poke_if(database_entry* db, need n) noexcept {
-  if (n == need::yes || (n == need::worker && (!db->saturated || db->coordinator_pid == 0))) {
-    poke_coordinator(db);
-  }
-}
-
-need more(need a, need b) noexcept { return a > b ? a : b; }
-
-void end_claims() noexcept {
-  database_entry* db = find_database(MyDatabaseId, false);
-  const TimestampTz now = clock_now();
-  need n = need::no;
-  for (int i = 0; i < claims_count; i++) {
-    const watched_claim& c = claims[i];
-    if (!c.ended) {
-      drop_scan(c.queue, c.scan);
-      continue;
-    }
-    end_scan(c.queue, c.scan, c.priority, c.found ? &c.last : nullptr, c.exhausted, c.scanned_at,
-             c.next_due);
-    // While something was due, the coordinator had no timer for what comes after it. As it does:
-    // publish, then look.
-    std::atomic_thread_fence(std::memory_order_seq_cst);
-    const TimestampTz earliest = c.queue->earliest;
-    if (db == nullptr || earliest <= now || earliest == DT_NOEND) {
-      continue;
-    }
-    if (OidIsValid(c.queue->role)) {
-      n = more(n, tell_of_timer(db, earliest));
-    } else {
-      wake_later_than(MyDatabaseId, c.queue_id, earliest);
-    }
-  }
-  claims_count = 0;
-  if (db != nullptr) {
-    poke_if(db, n);
-  }
-}
-
-// Those made in this subtransaction or in one below it; all of them at the abort of the whole. What
-// they took can be taken again.
-void undo_claims(SubTransactionId from) noexcept {
-  database_entry* db = find_database(MyDatabaseId, false);
-  need n = need::no;
-  int kept = 0;
-  for (int i = 0; i < claims_count; i++) {
-    const watched_claim& c = claims[i];
-    if (c.subtransaction < from) {
-      claims[kept++] = c;
-      continue;
-    }
-    drop_scan(c.queue, c.scan);
-    lower_row(c.queue, c.queue_id, c.priority, c.scan.start);
-    if (db != nullptr) {
-      n = more(n, wake_for(db, c.queue, c.queue_id, 1, DT_NOBEGIN));
-    }
-  }
-  claims_count = kept;
-  if (db != nullptr) {
-    poke_if(db, n);
-  }
-}
-
-// The rows stay locked until COMMIT PREPARED, which forgets all marks.
-void drop_claims() noexcept {
-  for (int n = 0; n < claims_count; n++) {
-    drop_scan(claims[n].queue, claims[n].scan);
-  }
-  claims_count = 0;
-}
 
 void lower_all() noexcept {
   for (int n = 0; n < mine.pending_count; n++) {
@@ -288,28 +160,15 @@ void forget() noexcept {
 }
 
 void at_end(XactEvent event, void*) {
-  if (claims_count > 0) {
-    switch (event) {
-      case XACT_EVENT_COMMIT:
-        lower_all();  // what this transaction did itself stands below what it may raise
-        end_claims();
-        break;
-      case XACT_EVENT_ABORT:
-        undo_claims(InvalidSubTransactionId);
-        break;
-      case XACT_EVENT_PREPARE:
-        drop_claims();
-        break;
-      default:
-        break;
-    }
+  if (event == XACT_EVENT_COMMIT) {
+    lower_all();  // what this transaction did itself stands below what a claim of its own may raise
   }
+  end_watched_claims(event);
   if (!any) {
     return;
   }
   switch (event) {
     case XACT_EVENT_COMMIT:
-      lower_all();
       if (mine.made) {
         keep_made();
       }
@@ -347,9 +206,7 @@ void at_subtransaction_end(SubXactEvent event, SubTransactionId mine_id, SubTran
   if (event != SUBXACT_EVENT_ABORT_SUB) {
     return;
   }
-  if (claims_count > 0) {
-    undo_claims(mine_id);
-  }
+  undo_watched_claims(mine_id);
   if (any) {
     free_locked(mine_id);
     if (mine.made) {
@@ -476,21 +333,6 @@ void note_finished(const pg_uuid_t* ids, int n) {
     }
     mine.finished_count++;
   }
-}
-
-watched_claim* begin_claim(queue_entry* q, int queue_id, int priority) {
-  if (claims_count == max_claims) {
-    return nullptr;
-  }
-  watched_claim* c = &claims[claims_count];
-  *c = {};
-  c->queue = q;
-  c->queue_id = queue_id;
-  c->priority = priority;
-  c->subtransaction = GetCurrentSubTransactionId();
-  c->scan = begin_scan(q, queue_id, priority);
-  claims_count++;
-  return c;
 }
 
 void everything_may_have_changed(Oid database) noexcept {

@@ -29,24 +29,6 @@ void note_look();
 void note_control();                 // something is asked of a run
 void note_deadline(TimestampTz at);  // a run ends then, if it is unfinished
 void note_finished(const pg_uuid_t* ids, int n);
-// A claim that this transaction makes. At its commit the scan ends and may raise the mark; at its
-// abort, or that of the subtransaction that it was made in, the mark drops to where it started.
-struct watched_claim {
-  queue_entry* queue;
-  int queue_id;
-  int priority;
-  struct scan scan;
-  SubTransactionId subtransaction;
-  bool ended;  // what follows is known
-  bool found;
-  row_key last;
-  bool exhausted;
-  TimestampTz scanned_at;
-  TimestampTz next_due;
-};
-// Registers the scan; to be called before the claim's snapshot. Null: too many claims in one
-// transaction; then nothing is raised.
-watched_claim* begin_claim(queue_entry* q, int queue_id, int priority);
 
 // COMMIT PREPARED and ROLLBACK PREPARED fire no callback of the transaction that they end, and the
 // clock can be moved: all marks are forgotten, and the coordinator looks at everything.

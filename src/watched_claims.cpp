@@ -1,0 +1,115 @@
+#include "watched_claims.hpp"
+
+#include "clock.hpp"
+#include "external.hpp"
+#include "sleepers.hpp"
+
+namespace underway {
+
+namespace {
+
+constexpr int max_claims = 16;
+watched_claim claims[max_claims];
+int claims_count = 0;
+
+void end_claims() noexcept {
+  database_entry* db = find_database(MyDatabaseId, false);
+  const TimestampTz now = clock_now();
+  need n = need::no;
+  for (int i = 0; i < claims_count; i++) {
+    const watched_claim& c = claims[i];
+    if (!c.ended) {
+      drop_scan(c.queue, c.scan);
+      continue;
+    }
+    end_scan(c.queue, c.scan, c.priority, c.found ? &c.last : nullptr, c.exhausted, c.scanned_at,
+             c.next_due);
+    // While something was due, the coordinator had no timer for what comes after it. As it does:
+    // publish, then look.
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    const TimestampTz earliest = c.queue->earliest;
+    if (db == nullptr || earliest <= now || earliest == DT_NOEND) {
+      continue;
+    }
+    if (OidIsValid(c.queue->role)) {
+      n = more(n, tell_of_timer(db, earliest));
+    } else {
+      wake_later_than(MyDatabaseId, c.queue_id, earliest);
+    }
+  }
+  claims_count = 0;
+  if (db != nullptr) {
+    poke_if(db, n);
+  }
+}
+
+// The rows stay locked until COMMIT PREPARED, which forgets all marks.
+void drop_claims() noexcept {
+  for (int n = 0; n < claims_count; n++) {
+    drop_scan(claims[n].queue, claims[n].scan);
+  }
+  claims_count = 0;
+}
+
+}  // namespace
+
+watched_claim* begin_claim(queue_entry* q, int queue_id, int priority) {
+  if (claims_count == max_claims) {
+    return nullptr;
+  }
+  watched_claim* c = &claims[claims_count];
+  *c = {};
+  c->queue = q;
+  c->queue_id = queue_id;
+  c->priority = priority;
+  c->subtransaction = GetCurrentSubTransactionId();
+  c->scan = begin_scan(q, queue_id, priority);
+  claims_count++;
+  return c;
+}
+
+void undo_watched_claims(SubTransactionId from) noexcept {
+  if (claims_count == 0) {
+    return;
+  }
+  database_entry* db = find_database(MyDatabaseId, false);
+  need n = need::no;
+  int kept = 0;
+  for (int i = 0; i < claims_count; i++) {
+    const watched_claim& c = claims[i];
+    if (c.subtransaction < from) {
+      claims[kept++] = c;
+      continue;
+    }
+    drop_scan(c.queue, c.scan);
+    lower_row(c.queue, c.queue_id, c.priority, c.scan.start);
+    if (db != nullptr) {
+      n = more(n, wake_for(db, c.queue, c.queue_id, 1, DT_NOBEGIN));
+    }
+  }
+  claims_count = kept;
+  if (db != nullptr) {
+    poke_if(db, n);
+  }
+}
+
+void end_watched_claims(XactEvent event) noexcept {
+  if (claims_count == 0) {
+    return;
+  }
+  switch (event) {
+    case XACT_EVENT_COMMIT:
+      end_claims();
+      break;
+    case XACT_EVENT_ABORT:
+      undo_watched_claims(InvalidSubTransactionId);
+      break;
+    case XACT_EVENT_PREPARE:
+      drop_claims();
+      break;
+    default:
+      break;
+  }
+}
+
+}  // namespace underway
