@@ -8,12 +8,8 @@ CREATE FUNCTION underway_internal.reopen_archived(a underway_internal.archive) R
 DECLARE
     due timestamptz := underway_internal.clock();
 BEGIN
-    IF a.key IS NOT NULL THEN
-        INSERT INTO underway_internal.task_key (queue_id, key, task_id) VALUES (a.queue_id, a.key, a.id) ON CONFLICT DO NOTHING;
-        IF NOT FOUND AND NOT EXISTS (SELECT FROM underway_internal.task_key k
-                WHERE k.queue_id = a.queue_id AND k.key = a.key AND k.task_id = a.id) THEN
-            RETURN false;
-        END IF;
+    IF a.key IS NOT NULL AND underway_internal.take_key(a.queue_id, a.key, a.id) <> a.id THEN
+        RETURN false;
     END IF;
     -- One that came too late for the attempt that succeeded, or failed, is not meant for the next.
     DELETE FROM underway_internal.cancel_request c WHERE c.task_id = a.id;

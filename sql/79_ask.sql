@@ -106,12 +106,8 @@ DECLARE
     r underway_internal.run;
     again text[];
 BEGIN
-    IF a.key IS NOT NULL THEN
-        INSERT INTO underway_internal.task_key (queue_id, key, task_id) VALUES (a.queue_id, a.key, a.id) ON CONFLICT DO NOTHING;
-        IF NOT FOUND AND NOT EXISTS (SELECT FROM underway_internal.task_key k
-                WHERE k.queue_id = a.queue_id AND k.key = a.key AND k.task_id = a.id) THEN
-            RETURN false;
-        END IF;
+    IF a.key IS NOT NULL AND underway_internal.take_key(a.queue_id, a.key, a.id) <> a.id THEN
+        RETURN false;
     END IF;
     INSERT INTO underway_internal.run AS x (id, queue_id, version, state, input, headers, priority, key, group_key, started_by, started_at, deadline, forked_from)
         VALUES (a.id, a.queue_id, a.version, 'running', a.input, a.headers, a.priority, a.key, a.group_key, a.started_by, a.started_at,

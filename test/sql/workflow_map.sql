@@ -3,11 +3,6 @@
 \set helpers :tests '/sql/common/helpers.sql'
 \set ECHO none
 \i :helpers
-SET client_min_messages = warning;
-DROP SCHEMA public CASCADE;
-CREATE SCHEMA public;
-GRANT ALL ON SCHEMA public TO PUBLIC;
-RESET client_min_messages;
 \set ECHO all
 CREATE FUNCTION once() RETURNS jsonb LANGUAGE sql AS $$ SELECT underway.retry_policy(max_attempts => 1) $$;
 CREATE FUNCTION twice() RETURNS jsonb LANGUAGE sql AS $$ SELECT underway.retry_policy(max_attempts => 2, initial_interval => '0', jitter => 0) $$;

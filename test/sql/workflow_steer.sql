@@ -3,11 +3,6 @@
 \set helpers :tests '/sql/common/helpers.sql'
 \set ECHO none
 \i :helpers
-SET client_min_messages = warning;
-DROP SCHEMA public CASCADE;
-CREATE SCHEMA public;
-GRANT ALL ON SCHEMA public TO PUBLIC;
-RESET client_min_messages;
 \set ECHO all
 \pset tuples_only on
 SET timezone = 'UTC';
