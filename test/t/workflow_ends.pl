@@ -5,6 +5,7 @@ use warnings;
 
 use FindBin;
 use lib $FindBin::RealBin;
+use Held;
 use PostgreSQL::Test::Cluster;
 use Session;
 use Test::More;
@@ -66,31 +67,7 @@ for my $how ('TERM', 'KILL', 'immediate')
             my $name = "$how at point $point of $target";
             my $input = $target eq 'undo m' ? "'2'" : 'NULL';
             $session->value("DELETE FROM effect; DELETE FROM target; INSERT INTO target VALUES ('$target', $input, $point)");
-            $hold->connect unless $hold->connected;
-            $hold->value("SELECT pg_advisory_lock(7867, $point)");
-            my $run = $session->value($start);
-            my $held = "FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE a.backend_type = 'underway worker'
-                AND l.locktype = 'advisory' AND l.classid = 7867 AND l.objid = $point AND NOT l.granted";
-            ok($session->until("SELECT count(*) > 0 $held"), "$name: a worker is there");
-            my @pids = split /\n/, $session->value("SELECT DISTINCT l.pid $held");
-            my %backends = map { $_ => $_->value('SELECT pg_backend_pid()') } ($session, $hold);
-            if ($how eq 'immediate')
-            {
-                $node->stop('immediate');
-                $node->start;
-            }
-            else
-            {
-                $session->value("DELETE FROM target");
-                kill $how, @pids;
-            }
-            # A crash ends every connection.
-            if ($how ne 'TERM')
-            {
-                $_->until("pg_backend_pid() <> $backends{$_}") for ($session, $hold);
-            }
-            $session->query("SELECT underway_internal.arm_waitpoints(0)");
-            $hold->query("SELECT pg_advisory_unlock_all()");
+            my $run = kill_held($node, $session, $hold, how => $how, point => $point, name => $name, begin => sub { $session->value($start) });
             is(ended($run), 'failed: step "b": broken', "$name: the run ends");
             is(effects(), $expected, "$name: each effect is there once");
         }

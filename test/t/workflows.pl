@@ -4,6 +4,7 @@ use warnings;
 
 use FindBin;
 use lib $FindBin::RealBin;
+use Held;
 use PostgreSQL::Test::Cluster;
 use Session;
 use Test::More;
@@ -72,33 +73,11 @@ for my $how ('TERM', 'KILL', 'immediate')
         my $name = "$how at point $point of step $step";
         my $input = defined $item ? "'$item'" : 'NULL';
         $session->value("DELETE FROM target; INSERT INTO target VALUES ('$step', $input, $point)");
-        $hold->connect unless $hold->connected;
-        $hold->value("SELECT pg_advisory_lock(7867, $point)");
-        # Before the first step there is no handler yet that could arm it.
-        $session->value("SELECT underway_internal.arm_waitpoints(1 << $point)") if $point == 2;
-        my $id = $session->value("SELECT underway.start('five', '{\"n\": 1}')");
-        ok($session->until("SELECT count(*) > 0 FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE a.backend_type = 'underway worker'
-            AND l.locktype = 'advisory' AND l.classid = 7867 AND l.objid = $point AND NOT l.granted"), "$name: a worker is there");
-        my @pids = split /\n/, $session->value("SELECT DISTINCT l.pid FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-            WHERE a.backend_type = 'underway worker' AND l.locktype = 'advisory' AND l.classid = 7867 AND NOT l.granted");
-        my %backends = map { $_ => $_->value('SELECT pg_backend_pid()') } ($session, $hold);
-        if ($how eq 'immediate')
-        {
-            $node->stop('immediate');
-            $node->start;
-        }
-        else
-        {
-            $session->value("DELETE FROM target");
-            kill $how, @pids;
-        }
-        # A crash ends every connection.
-        if ($how ne 'TERM')
-        {
-            $_->until("pg_backend_pid() <> $backends{$_}") for ($session, $hold);
-        }
-        $session->query("SELECT underway_internal.arm_waitpoints(0)");
-        $hold->query("SELECT pg_advisory_unlock_all()");
+        my $id = kill_held($node, $session, $hold, how => $how, point => $point, name => $name, begin => sub {
+            # Before the first step there is no handler yet that could arm it.
+            $session->value("SELECT underway_internal.arm_waitpoints(1 << $point)") if $point == 2;
+            return $session->value("SELECT underway.start('five', '{\"n\": 1}')");
+        });
         $session->until("SELECT state = 'succeeded' FROM underway.status('$id')");
         is($session->value("SELECT s.state || ': ' || coalesce(s.error, '') FROM underway.status('$id') s"), 'succeeded: ', "$name: the run ends");
         is(undisturbed($id), $expected, "$name: each effect is there once");
