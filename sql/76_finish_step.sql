@@ -111,6 +111,12 @@ BEGIN
         PERFORM underway_internal.record_result(t, state, NULL, passed_on, NULL, NULL, underway_internal.undo_of(t, s, state, NULL));
     END IF;
     IF NOT d.linear AND (t.slot IS NULL OR current_setting('transaction_isolation') <> 'read committed') THEN
+        -- Whoever follows the nudge goes by the results, among which a decision has no place.
+        IF decision <> 'next' OR due > underway_internal.clock() THEN
+            RAISE EXCEPTION USING ERRCODE = '55000',
+                MESSAGE = format('step "%s" of a workflow with branches cannot decide where the run goes in a transaction that is not READ COMMITTED', s.name),
+                HINT = 'Return the output itself, or take default_transaction_isolation out of the workflow''s settings.';
+        END IF;
         PERFORM underway_internal.nudge(t.run_id);
         RETURN;
     END IF;

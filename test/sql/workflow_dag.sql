@@ -66,6 +66,16 @@ SELECT test.until('(SELECT count(*) = 2 FROM pg_locks WHERE locktype = ''advisor
 SELECT underway_internal.arm_waitpoints(0), pg_advisory_unlock(7867, 7);
 SELECT state, output FROM test.ends(:'run');
 SELECT input FROM joined WHERE run = :'run';
+-- There a step cannot say where the run goes, and its attempt fails; what it returns otherwise is passed on.
+CREATE FUNCTION jumps(input jsonb) RETURNS underway.transition LANGUAGE sql AS $$ SELECT underway.go_to('j') $$;
+CREATE FUNCTION later(input jsonb) RETURNS underway.transition LANGUAGE sql AS $$ SELECT underway.next('1', delay => '1 h') $$;
+CREATE FUNCTION ends(input jsonb) RETURNS underway.transition LANGUAGE sql AS $$ SELECT underway.finish() $$;
+SELECT underway.create_workflow(what, ARRAY[underway.step('a', what), underway.step('b', 'nothing', after => '{a}'),
+    underway.step('c', 'nothing', after => '{a}'), underway.step('j', 'joins', after => '{b,c}')],
+    retry => underway.retry_policy(max_attempts => 1), settings => '{"default_transaction_isolation": "serializable"}')
+    FROM unnest('{jumps,later,ends}'::text[]) what;
+CREATE TABLE decides AS SELECT what, underway.start(what) AS run FROM unnest('{jumps,later,ends}'::text[]) what;
+SELECT what, s.state, s.sqlstate, s.error FROM decides, test.ends(run) s ORDER BY what;
 -- And many, at every level of isolation.
 SELECT underway.create_workflow('many', ARRAY[underway.step('a', 'nothing'), underway.step('b', 'nothing', after => '{a}'), underway.step('c', 'nothing', after => '{a}'),
     underway.step('d', 'nothing', after => '{a}'), underway.step('j', 'joins', after => '{b,c,d}')]);
