@@ -114,7 +114,7 @@ BEGIN
         -- Whoever follows the nudge goes by the results, among which a decision has no place.
         IF decision <> 'next' OR due > underway_internal.clock() THEN
             RAISE EXCEPTION USING ERRCODE = '55000',
-                MESSAGE = format('step "%s" of a workflow with branches cannot decide where the run goes in a transaction that is not READ COMMITTED', s.name),
+                MESSAGE = 'a step of a workflow with branches cannot decide where the run goes in a transaction that is not READ COMMITTED',
                 HINT = 'Return the output itself, or take default_transaction_isolation out of the workflow''s settings.';
         END IF;
         PERFORM underway_internal.nudge(t.run_id);
