@@ -104,6 +104,9 @@ BEGIN
         s.undo_queue, s.child_queue);
 EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+    IF detail = '' THEN
+        RAISE EXCEPTION USING ERRCODE = SQLSTATE, MESSAGE = format('%s: %s', place, SQLERRM), HINT = hint;
+    END IF;
     RAISE EXCEPTION USING ERRCODE = SQLSTATE, MESSAGE = format('%s: %s', place, SQLERRM), DETAIL = detail, HINT = hint;
 END $$;
 
