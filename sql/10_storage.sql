@@ -24,7 +24,7 @@ CREATE TABLE underway_internal.queue (
     durability        text,
     group_concurrency int,
     settings          jsonb,
-    workflow          bool NOT NULL DEFAULT false,  -- of that name: 17_workflow_storage.sql
+    workflow          bool NOT NULL DEFAULT false,  -- of that name: 18_workflow_storage.sql
     paused_at         timestamptz,
     paused_by         text,
     home_system       bigint NOT NULL,      -- elsewhere the queue is held (promise 12)

@@ -30,7 +30,7 @@ CROSS JOIN LATERAL (SELECT CASE
     WHEN NOT has_database_privilege(o.oid, d.oid, 'CONNECT') THEN ARRAY['42501',
         format('owner "%s" lacks the CONNECT privilege on database "%s"', q.owner, d.datname),
         format('Workers connect as the owner: grant connect on database %I to %I;', d.datname, q.owner)]
-    WHEN q.workflow THEN NULL           -- of its steps, 71_step_fitness.sql tells
+    WHEN q.workflow THEN NULL           -- of its steps, 72_step_fitness.sql tells
     WHEN p.oid IS NULL THEN ARRAY['42883',
         format('handler %s does not exist', h.handler),
         format('Create the function again, or name another: select underway.alter_queue(%L, handler => ''...'');', q.name)]

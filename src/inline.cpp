@@ -2,7 +2,7 @@
 // backends. Error discipline: an entry, which catches: an attempt is a subtransaction, and when
 // that is gone its failure is recorded, as execute.cpp does for workers. What would end the
 // statement anyway (a cancel) is thrown on. Invariants:
-//   - only rows of this transaction are worked (sql/81_inline.sql), so that nobody waits for it,
+//   - only rows of this transaction are worked (sql/94_inline.sql), so that nobody waits for it,
 //   and none stays in progress;
 //   - finding, calling, completing and failing are the workers' own code;
 //   - nothing of a handler reaches the caller's session: identity and settings are as before on

@@ -35,7 +35,7 @@ CREATE TABLE underway_internal.step (
     handler_owner  text,                -- as in queue: one of that name that somebody else makes is not run
     body_digest    text,                -- of the handler's body when this version was made
     target_queue   int,                 -- external steps: the queue that its task goes to
-    input          jsonb,               -- a template, see 73_template.sql
+    input          jsonb,               -- a template, see 75_template.sql
     after          text[] NOT NULL,     -- names; empty: the run begins with it. Of finally: empty, it comes last
     run_if         text,
     undo_schema    text,

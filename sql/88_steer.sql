@@ -1,5 +1,5 @@
 -- Steer: what was asked of unfinished runs. Invariants: src/README.md.
--- Who asks inserts a row beside the run, in a session of a user (79_ask.sql). The coordinator obeys: first the run's row says what is to be, which
+-- Who asks inserts a row beside the run, in a session of a user (87_ask.sql). The coordinator obeys: first the run's row says what is to be, which
 -- commits; then what is under way follows, as often as it takes, without waiting for anybody. The row goes when all of it has followed.
 
 CREATE FUNCTION underway_internal.ask_run(run_id uuid, kind text, undo bool, message text, asked_by text) RETURNS bool
