@@ -2,7 +2,7 @@
 """make bench: runs the workloads one after the other on a private server and prints their table.
 
 To be run in a workspace (test/setup/workspace). Options by environment: LONG=1 the long form; ONLY="drain latency" some
-workloads; MINUTES=n the length of runs over time. Leaves bench.json and bench.svg in $RESULTS."""
+workloads; MINUTES=n the length of runs over time. Leaves bench.json, bench.md and bench.svg in $RESULTS."""
 
 import importlib
 import os
@@ -67,6 +67,8 @@ def main():
         print("The machine was busy with other things: do not believe these figures.")
     with open(os.path.join(os.environ["RESULTS"], "bench.json"), "w") as file:
         file.write(report.as_json(facts, bench.rows))
+    with open(os.path.join(os.environ["RESULTS"], "bench.md"), "w") as file:
+        file.write(report.as_markdown(facts, bench.rows))
     with open(os.path.join(os.environ["RESULTS"], "bench.svg"), "w") as file:
         file.write(plot.limits(facts, bench.rows))
     if failed:

@@ -60,6 +60,13 @@ def aligned(lines, left, below=None):
     return "\n".join(text)
 
 
+def as_markdown(facts, rows):
+    lines = ["| workload | figure | limit | ratio | to reach | reached |", "|---|--:|--:|--:|---|---|"]
+    lines += ["| " + " | ".join((f"{row.workload} ({row.unit})", spread(row.figures), spread(row.limits), ratio_of(row), to_reach(row), verdict(row))) + " |"
+              for row in rows]
+    return "; ".join(f"{name}: {facts[name]}" for name in ("at", "PostgreSQL", "machine", "kernel, file system", "form") if name in facts) + "\n\n" + "\n".join(lines) + "\n"
+
+
 def as_json(about, rows):
     return json.dumps({"about": about, "rows": [{
         "workload": row.workload, "unit": row.unit, "figures": row.figures, "limits": row.limits, "ratios": row.ratios,
