@@ -19,7 +19,7 @@ ENQUEUE = "SELECT underway.enqueue('q', jsonb_build_object('t', extract(epoch FR
 
 def run(bench):
     bench.configure(underway__max_workers=4)
-    seconds = bench.seconds(6, 30)
+    seconds = bench.seconds(5, 30)
     after = max(10, min(60, seconds))
     with bench.database("held") as db:
         db.run(HANDLER)

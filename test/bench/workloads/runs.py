@@ -12,11 +12,11 @@ WORKERS = {False: (8,), True: (4, 8, 12)}
 
 
 def run(bench):
-    workers, figures, limits, tried = bench.best_of(WORKERS[bench.long], lambda *how: measure(bench, "sync", bench.pick(2_000, 20_000), *how))
+    workers, figures, limits, tried = bench.best_of(WORKERS[bench.long], lambda *how: measure(bench, "sync", bench.pick(1_500, 20_000), *how))
     yield Row("3-step runs, durable", "/s", figures, limits, at_least=0.7, limit="UPDATE per commit, as many clients, divided by 3",
               note=f"{workers} workers", detail=tried)
     durable = figures
-    workers, figures, limits, tried = bench.best_of(WORKERS[bench.long], lambda *how: measure(bench, "async", bench.pick(3_000, 40_000), *how))
+    workers, figures, limits, tried = bench.best_of(WORKERS[bench.long], lambda *how: measure(bench, "async", bench.pick(2_000, 40_000), *how))
     yield Row("3-step runs, async over durable", "/s", figures, durable, at_least=3, limit="our own durable figure",
               note=f"{workers} workers", detail=tried)
 

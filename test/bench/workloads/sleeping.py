@@ -1,4 +1,4 @@
-"""1,000,000 sleeping runs (short: 50,000): starting them, what they cost while they sleep, and waking 1,000 that are due.
+"""1,000,000 sleeping runs (short: 30,000): starting them, what they cost while they sleep, and waking 1,000 that are due.
 
 They sleep for 30 days; the others for an hour. These are woken by setting the clock an hour ahead, which makes 1,000 due at once: timed to
 the end of the last. Limit of that: the same in an empty database. Idle cost as in idle.py."""
@@ -13,15 +13,15 @@ WOKEN = 1_000
 
 def run(bench):
     bench.configure(underway__max_workers=4)
-    runs = bench.pick(50_000, 1_000_000)
+    runs = bench.pick(30_000, 1_000_000)
     with bench.database("sleeping") as db:
         prepare(db)
         limits = [wake(db) for _ in range(bench.rounds)]
         before = int(db.value("SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relkind = 'r' AND relnamespace = 'underway_internal'::regnamespace"))
         began = time.monotonic()
-        for _ in range(0, runs, 50_000):
-            db.run("SELECT count(underway.start('long')) FROM generate_series(1, 50000)")
-        yield Row(f"starting {runs:,} runs that sleep", "/s", [runs / (time.monotonic() - began)], note="50,000 in a transaction")
+        for _ in range(0, runs, 10_000):
+            db.run("SELECT count(underway.start('long')) FROM generate_series(1, 10000)")
+        yield Row(f"starting {runs:,} runs that sleep", "/s", [runs / (time.monotonic() - began)], note="10,000 in a transaction")
         after = int(db.value("SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relkind = 'r' AND relnamespace = 'underway_internal'::regnamespace"))
         yield Row("a sleeping run on disk", "bytes", [(after - before) / runs], note="with indexes")
         db.settle()
