@@ -76,6 +76,7 @@ for my $how ('TERM', 'KILL', 'immediate')
         wait_for($node, 'postgres', "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND classid = 7867 AND objid = $point AND NOT granted",
             "$how at $ask: the coordinator is held");
         my $pid = sql($node, 'postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'underway coordinator'");
+        my $backend = $hold->value('SELECT pg_backend_pid()');
         sql($node, 'postgres', 'SELECT underway_internal.arm_waitpoints(0)');
         if ($how eq 'immediate')
         {
@@ -88,8 +89,7 @@ for my $how ('TERM', 'KILL', 'immediate')
         }
         if ($how ne 'TERM')
         {
-            $node->poll_query_until('postgres', 'SELECT true');
-            $hold = Session->new($node);
+            $hold->until("pg_backend_pid() <> $backend");   # the crash has ended every connection, and the server is back
         }
         else
         {
