@@ -26,6 +26,8 @@ BEGIN
         END IF;
         IF t.id IS NULL THEN
             busy := true;
+        ELSIF t.state = 'in_progress' AND t.phase IN ('close', 'sleep', 'wait') THEN
+            CONTINUE;       -- what it waited for is there: it ends at once, and what its child gave is not lost
         ELSIF t.state = 'in_progress' THEN
             INSERT INTO underway_internal.cancel_request VALUES (t.id, message, underway_internal.clock()) ON CONFLICT DO NOTHING;
             PERFORM underway_internal.note_cancelled(t.id);

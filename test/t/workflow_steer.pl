@@ -112,6 +112,23 @@ for my $how ('TERM', 'KILL', 'immediate')
 }
 is(sql($node, 'postgres', 'SELECT count(*) FROM underway_internal.run_control'), '0', 'nothing is left to be done');
 
+# A parent is told to stop while the end of its child is just being written down, and that worker dies: the step ends as its child did. The run's
+# row, which the worker needs, is ours meanwhile.
+sql($node, 'postgres', "SELECT underway.create_workflow('parent', ARRAY[underway.child('c', 'w')])");
+$run = sql($node, 'postgres', "SELECT underway.start('parent')");
+my $child = "(SELECT id FROM underway_internal.run WHERE parent = '$run')";
+wait_for($node, 'postgres', "SELECT state = 'waiting' FROM underway.status($child)", 'a child waits');
+$hold->query("BEGIN; SELECT FROM underway_internal.run WHERE id = '$run' FOR UPDATE");
+sql($node, 'postgres', "SELECT underway.signal($child, 's')");
+wait_for($node, 'postgres', "SELECT count(*) = 1 FROM underway_internal.task t JOIN pg_locks l ON l.locktype = 'transactionid' AND NOT l.granted
+    WHERE t.run_id = '$run' AND t.phase = 'close' AND t.state = 'in_progress'", 'its end is being written');
+sql($node, 'postgres', "SELECT underway_internal.stop_some(r, NULL, 'stop') FROM underway_internal.run r WHERE id = '$run'");
+sql($node, 'postgres', "SELECT pg_terminate_backend(pid) FROM underway_internal.task t JOIN underway.workers w ON w.worker = t.slot WHERE t.run_id = '$run'");
+wait_for($node, 'postgres', "SELECT count(*) > 0 FROM underway.history('$run') WHERE outcome IN ('lost', 'cancelled')", 'it is taken back');
+$hold->query('COMMIT');
+becomes($run, 'succeeded', 'the parent has what its child gave');
+is(sql($node, 'postgres', "SELECT step, outcome FROM underway.history('$run')"), "c|lost\nc|succeeded", 'the step ended as its child did');
+
 # A deadline that comes when all our processes have left.
 $run = start_run(", timeout => '8 s'");
 wait_for($node, 'postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type IN ('underway coordinator', 'underway worker')",
