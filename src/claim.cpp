@@ -2,52 +2,16 @@
 
 #include "clock.hpp"
 #include "pg/error.hpp"
-#include "pg/table.hpp"
+#include "task_table.hpp"
 #include "waitpoint.hpp"
 
 namespace underway {
 
 namespace {
 
-struct task_columns {
-  AttrNumber id, state, run_at, enqueued_at, attempt, failures, crashes, slot, generation, boot,
-      claimed_at, expires_at, lease, heartbeat, input, headers, timeout, retry, worker, run_id,
-      version, step, item, phase;
-} at;
-pg::layout of_task;
-
-void find_columns(TupleDesc task) {
-  static constexpr struct {
-    const char* name;
-    AttrNumber task_columns::*number;
-  } all[] = {{"id", &task_columns::id},
-             {"state", &task_columns::state},
-             {"run_at", &task_columns::run_at},
-             {"enqueued_at", &task_columns::enqueued_at},
-             {"attempt", &task_columns::attempt},
-             {"failures", &task_columns::failures},
-             {"crashes", &task_columns::crashes},
-             {"slot", &task_columns::slot},
-             {"generation", &task_columns::generation},
-             {"boot", &task_columns::boot},
-             {"claimed_at", &task_columns::claimed_at},
-             {"expires_at", &task_columns::expires_at},
-             {"lease", &task_columns::lease},
-             {"heartbeat", &task_columns::heartbeat},
-             {"input", &task_columns::input},
-             {"headers", &task_columns::headers},
-             {"timeout", &task_columns::timeout},
-             {"retry", &task_columns::retry},
-             {"worker", &task_columns::worker},
-             {"run_id", &task_columns::run_id},
-             {"version", &task_columns::version},
-             {"step", &task_columns::step},
-             {"item", &task_columns::item},
-             {"phase", &task_columns::phase}};
-  for (const auto& column : all) {
-    at.*column.number = pg::column_named(task, column.name);
-  }
-}
+namespace col = task_column;
+constexpr auto& at = of_task;
+pg::relation pending("task_pending");
 
 // The index's columns are queue_id, priority, run_at, id.
 struct from_key {
@@ -73,23 +37,23 @@ void begin_at(from_key* k, int queue_id, int priority, const row_key* start, Tim
 
 // Of its own time to live or its queue's, and not begun within it. Steps of runs have none.
 bool is_expired(const pg::table& t, const Interval* ttl, TimestampTz now) {
-  if (t.int4(at.attempt) > 0 || !t.null(at.run_id)) {
+  if (t.int4(at[col::attempt]) > 0 || !t.null(at[col::run_id])) {
     return false;
   }
-  if (!t.null(at.expires_at)) {
-    return t.time(at.expires_at) <= now;
+  if (!t.null(at[col::expires_at])) {
+    return t.time(at[col::expires_at]) <= now;
   }
-  const TimestampTz since = Max(t.time(at.run_at), t.time(at.enqueued_at));
+  const TimestampTz since = Max(t.time(at[col::run_at]), t.time(at[col::enqueued_at]));
   return DatumGetTimestampTz(DirectFunctionCall2(
              timestamptz_pl_interval, TimestampTzGetDatum(since), PointerGetDatum(ttl))) <= now;
 }
 
 int max_attempts_of(const pg::table& t, int of_queue) {
-  if (t.null(at.retry)) {
+  if (t.null(at[col::retry])) {
     return of_queue;
   }
   JsonbValue found;
-  Jsonb* policy = DatumGetJsonbP(t.value(at.retry));
+  Jsonb* policy = DatumGetJsonbP(t.value(at[col::retry]));
   return getKeyJsonValueFromContainer(&policy->root, "max_attempts", strlen("max_attempts"),
                                       &found) == nullptr ||
                  found.type != jbvNumeric
@@ -123,41 +87,41 @@ pg_uuid_t* random_leases(int n) {
 // lease: for an external worker, else null.
 bool take(pg::table* t, const claimer& who, const pg_uuid_t* lease) {
   t->begin_copy();
-  t->set(at.state, who.in_progress);
-  t->set(at.attempt, Int32GetDatum(t->int4(at.attempt) + 1));
-  t->set(at.claimed_at, TimestampTzGetDatum(who.now));
-  t->set(at.worker, who.worker);
+  t->set(at[col::state], who.in_progress);
+  t->set(at[col::attempt], Int32GetDatum(t->int4(at[col::attempt]) + 1));
+  t->set(at[col::claimed_at], TimestampTzGetDatum(who.now));
+  t->set(at[col::worker], who.worker);
   if (lease != nullptr) {
-    t->set(at.lease, UUIDPGetDatum(lease));
+    t->set(at[col::lease], UUIDPGetDatum(lease));
   } else {
-    t->set(at.boot, Int64GetDatum(shared->boot));
-    t->set(at.slot, Int32GetDatum(who.from.slot));
-    t->set(at.generation, Int32GetDatum(static_cast<int32>(my_slot->generation)));
+    t->set(at[col::boot], Int64GetDatum(shared->boot));
+    t->set(at[col::slot], Int32GetDatum(who.from.slot));
+    t->set(at[col::generation], Int32GetDatum(static_cast<int32>(my_slot->generation)));
   }
   return t->change() == pg::changed::yes;
 }
 
 claimed_task described(const pg::table& t, const claimer& who, const pg_uuid_t* lease) {
   claimed_task task = {};
-  task.id = t.uuid(at.id);
-  task.attempt = t.int4(at.attempt) + 1;
-  task.input = t.jsonb(at.input);
-  task.headers = t.jsonb(at.headers);
-  task.timeout = t.interval(at.timeout);
-  task.last_attempt = t.int4(at.failures) + 1 >= max_attempts_of(t, who.from.max_attempts);
-  task.crashes = t.int4(at.crashes);
+  task.id = t.uuid(at[col::id]);
+  task.attempt = t.int4(at[col::attempt]) + 1;
+  task.input = t.jsonb(at[col::input]);
+  task.headers = t.jsonb(at[col::headers]);
+  task.timeout = t.interval(at[col::timeout]);
+  task.last_attempt = t.int4(at[col::failures]) + 1 >= max_attempts_of(t, who.from.max_attempts);
+  task.crashes = t.int4(at[col::crashes]);
   if (lease != nullptr) {
     task.lease = *lease;
     task.claimed_at = who.now;
-    task.heartbeat = t.interval(at.heartbeat);
+    task.heartbeat = t.interval(at[col::heartbeat]);
   }
-  task.of_run = !t.null(at.run_id);
+  task.of_run = !t.null(at[col::run_id]);
   if (task.of_run) {
-    task.run_id = t.uuid(at.run_id);
-    task.version = t.int4(at.version);
-    task.step = t.text(at.step);
-    task.item = t.null(at.item) ? 0 : t.int4(at.item);
-    task.phase = t.text(at.phase);
+    task.run_id = t.uuid(at[col::run_id]);
+    task.version = t.int4(at[col::version]);
+    task.step = t.text(at[col::step]);
+    task.item = t.null(at[col::item]) ? 0 : t.int4(at[col::item]);
+    task.phase = t.text(at[col::phase]);
   }
   return task;
 }
@@ -171,22 +135,17 @@ claimed_rows claim_rows(const claim_source& from, int priority, const row_key& s
     const claimer who = {from, clock_now(), CStringGetTextDatum("in_progress"),
                          CStringGetTextDatum(from.worker)};
     const pg_uuid_t* leases = from.slot < 0 ? random_leases(max_tasks) : nullptr;
-    const Oid relation = pg::relation_named("task");
     from_key key;
     pg::table t;
-    t.open(relation);
-    if (!of_task.is_known(relation)) {
-      find_columns(t.columns());
-      of_task.learn(relation);
-    }
+    open_tasks(&t);
     PushActiveSnapshot(GetTransactionSnapshot());
     waitpoint(waitpoint_id::scanning);
     begin_at(&key, from.queue_id, priority, &start, who.now);
-    t.scan(pg::relation_named("task_pending"), key.keys, lengthof(key.keys));
+    t.scan(pending.oid(), key.keys, lengthof(key.keys));
     MemoryContext before = MemoryContextSwitchTo(memory);
     taken.expired_ids = static_cast<Datum*>(palloc(sizeof(Datum) * static_cast<Size>(max_tasks)));
     while (taken.rows < max_tasks && !taken.stopped && t.next()) {
-      const int crashes = t.int4(at.crashes);
+      const int crashes = t.int4(at[col::crashes]);
       if (crashes > most_crashes) {
         continue;
       }
@@ -201,9 +160,9 @@ claimed_rows claim_rows(const claim_source& from, int priority, const row_key& s
       }
       taken.stopped = crashes > 0;
       taken.rows++;
-      taken.last = {t.time(at.run_at), t.uuid(at.id)};
+      taken.last = {t.time(at[col::run_at]), t.uuid(at[col::id])};
       if (is_expired(t, from.ttl, who.now)) {
-        taken.expired_ids[taken.expired++] = datumCopy(t.value(at.id), false, UUID_LEN);
+        taken.expired_ids[taken.expired++] = datumCopy(t.value(at[col::id]), false, UUID_LEN);
       } else {
         tasks[taken.count++] = described(t, who, lease);
       }

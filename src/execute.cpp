@@ -122,7 +122,8 @@ class attempt {
     });
     complete(q_, tasks, results_, n, next_);
     keep_claim();
-    if (last_ != nullptr && !flushed(tasks, n) && !IsolationUsesXactSnapshot() && !XactReadOnly) {
+    if (last_ != nullptr && (next_ == nullptr || !next_->found) && !flushed(tasks, n) &&
+        !IsolationUsesXactSnapshot() && !XactReadOnly) {
       last_->claim_ahead();
     }
     pg::call([] { waitpoint(waitpoint_id::finished); });
@@ -303,7 +304,7 @@ void run_in_a_row(queue_info* q, claimed_task task, MemoryContext memory, const 
     next.memory = memory;
     next.wanted = q->workflow && task.crashes == 0 && n < most_in_a_row && how.may_go_on() &&
                   MemoryContextMemAllocated(memory, true) < most_memory;
-    run_together(q, &task, 1, memory, &next, last && !q->workflow ? &how : nullptr);
+    run_together(q, &task, 1, memory, &next, last ? &how : nullptr);
     if (next.look != nullptr) {
       pg::call([] { waitpoint(waitpoint_id::look); });
       persist([&] { look_at_map(task, next.look); });

@@ -18,7 +18,9 @@ namespace {
   " q.dropped_at IS NOT NULL, q.home_system, q.home_database,"                                     \
   " q.dropped_at IS NOT NULL AND EXISTS (SELECT FROM underway_internal.task t WHERE t.queue_id = " \
   "q.id AND t.state IN ('pending', 'waiting')),"                                                   \
-  " q.handler_owner, q.workflow"                                                                   \
+  " q.handler_owner, q.workflow,"                                                                  \
+  " q.workflow AND EXISTS (SELECT FROM underway_internal.workflow w WHERE w.queue_id = q.id"       \
+  "   AND w.on_change <> 'continue')"                                                              \
   " FROM underway_internal.queue q"
 
 pg::statement select_queue(SELECT_QUEUES " WHERE q.id = $1", INT4OID);
@@ -101,6 +103,7 @@ void read(queue_info* q, const pg::row& r, MemoryContext memory, bool inlined) {
   }
   q->settings = r.jsonb(14, memory);
   q->workflow = r.boolean(21);
+  q->on_change = r.boolean(22);
   q->why = find_obstacle(q, r, inlined);
   q->unfinished = r.boolean(19);
   q->entry = find_queue_entry(MyDatabaseId, q->id, q->why != obstacle::dropped || q->unfinished);

@@ -36,7 +36,8 @@ struct queue_info {
   int concurrency;  // 0: no limit
   int batch;        // 1: none
   bool async;
-  bool workflow;  // its tasks are steps, each with a function of its own
+  bool workflow;   // its tasks are steps, each with a function of its own
+  bool on_change;  // of a workflow: functions that were changed are not just called
   bool keep_succeeded;
   int max_attempts;
   Interval* timeout;  // or null

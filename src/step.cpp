@@ -5,6 +5,7 @@
 #include "pg/identity.hpp"
 #include "pg/statement.hpp"
 #include "pg/transaction.hpp"
+#include "plain_step.hpp"
 
 #include <map>
 #include <optional>
@@ -23,6 +24,22 @@ pg::statement functions_of(
     " s.undo_schema, s.undo_name, cardinality(s.undo_args), s.undo_owner"
     " FROM underway_internal.step s WHERE s.queue_id = $1 AND s.version = $2 AND s.name = $3",
     INT4OID, INT4OID, TEXTOID);
+// A row with a null name: the run ends plainly after it. No row: nothing plain.
+pg::statement plain_end_of(
+    "SELECT s.undo_name IS NOT NULL OR s.undo_queue IS NOT NULL, n.name, n.priority, n.retry, "
+    "n.timeout,"
+    " (n.retry ->> 'max_attempts')::int"
+    " FROM underway_internal.step s"
+    " JOIN underway_internal.workflow_version v ON v.queue_id = s.queue_id AND v.version = "
+    "s.version"
+    " LEFT JOIN LATERAL (SELECT x.* FROM underway_internal.step x WHERE x.queue_id = s.queue_id"
+    "   AND x.version = s.version AND x.position > s.position ORDER BY x.position LIMIT 1) n ON "
+    "true"
+    " WHERE s.queue_id = $1 AND s.version = $2 AND s.name = $3 AND v.linear AND s.kind = 'step'"
+    " AND s.target_queue IS NULL"
+    " AND (n.name IS NULL OR n.kind = 'step' AND num_nonnulls(n.target_queue, n.input, n.run_if) = "
+    "0)",
+    INT4OID, INT4OID, TEXTOID);
 pg::statement complete_in_sql(
     "SELECT * FROM underway_internal.complete_step($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
     UUIDOID, INT4OID, JSONBOID, TEXTOID, TEXTOID, TEXTOID, INTERVALOID, TEXTOID, INT8OID, INT4OID,
@@ -33,8 +50,13 @@ enum class part { itself, over, undo };
 // queue, version, step
 using key = std::tuple<int, int, std::string, part>;
 
+struct known_step {
+  step_function function;
+  plain_end end;
+};
+
 MemoryContext cache_memory = nullptr;
-auto& cache = *new std::map<key, step_function>;
+auto& cache = *new std::map<key, known_step>;
 
 // A copy of a column, in the cache's memory.
 void set_function(step_function* f, const pg::row& r, int column) {
@@ -75,8 +97,23 @@ class some_transaction {
   std::optional<pg::transaction> tx_;
 };
 
-step_function read(const queue_info* q, const claimed_task& task, part which) {
-  step_function f = {};
+plain_end read_end(const pg::value* args) {
+  plain_end end = {};
+  plain_end_of.run(args, [&](const pg::row& r) {
+    end.possible = true;
+    end.to_undo = r.boolean(1);
+    end.next = r.text(2, cache_memory);
+    end.priority = r.null(3) ? -1 : DatumGetInt16(r.get(3).datum);
+    end.retry = r.jsonb(4, cache_memory);
+    end.timeout = r.interval(5, cache_memory);
+    end.max_attempts = r.null(6) ? 0 : r.int4(6);
+  });
+  return end;
+}
+
+known_step read(const queue_info* q, const claimed_task& task, part which) {
+  known_step known = {};
+  step_function& f = known.function;
   bool found = false;
   some_transaction tx;
   {
@@ -92,6 +129,7 @@ step_function read(const queue_info* q, const claimed_task& task, part which) {
           (map && which == part::itself) || which == part::undo || strcmp(kind, "finally") == 0;
       set_function(&f, r, which == part::undo ? 10 : f.set ? 6 : 2);
     });
+    known.end = read_end(args);
   }
   tx.commit();
   if (!found) {
@@ -101,17 +139,10 @@ step_function read(const queue_info* q, const claimed_task& task, part which) {
                              q->name, task.step)));
     });
   }
-  return f;
+  return known;
 }
 
-constexpr step_function nothing = {};
-
-}  // namespace
-
-const step_function* find_step(const queue_info* q, const claimed_task& task) {
-  if (!has_function(task)) {
-    return &nothing;
-  }
+const known_step* find(const queue_info* q, const claimed_task& task) {
   const part which = part_of(task);
   const key k = {q->id, task.version, task.step, which};
   auto it = cache.find(k);
@@ -127,6 +158,25 @@ const step_function* find_step(const queue_info* q, const claimed_task& task) {
     it = cache.emplace(k, read(q, task, which)).first;
   }
   return &it->second;
+}
+
+bool decides_nothing(const result& r) noexcept {
+  return r.what == action::done && r.delay.time == 0 && r.delay.day == 0 && r.delay.month == 0;
+}
+
+bool may_be_plain(const queue_info* q, const claimed_task& task, const result& r) noexcept {
+  return has_function(task) && task.phase == nullptr && task.item < 0 && decides_nothing(r) &&
+         !q->on_change && !IsolationUsesXactSnapshot();
+}
+
+}  // namespace
+
+const step_function* find_step(const queue_info* q, const claimed_task& task) {
+  static constexpr step_function nothing = {};
+  if (!has_function(task)) {
+    return &nothing;
+  }
+  return &find(q, task)->function;
 }
 
 void forget_steps() noexcept {
@@ -168,6 +218,12 @@ Oid resolve(const queue_info* q, const step_function& f) {
 void complete_step(const queue_info* q, const claimed_task& task, const finished_task& result,
                    following* next) {
   const struct result& r = result.outcome;
+  if (may_be_plain(q, task, r)) {
+    const plain_end& end = find(q, task)->end;
+    if (end.possible && end_plainly(q, task, result, end, next)) {
+      return;
+    }
+  }
   const char* decision = r.what == action::go_to    ? "go_to"
                          : r.what == action::finish ? "finish"
                                                     : "next";

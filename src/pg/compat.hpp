@@ -40,17 +40,9 @@ inline IndexScanDesc begin_scan(Relation table, Relation index, Snapshot snapsho
 // Which indexes an update needs entries in. (BRIN indexes, which could do with less, we have none.)
 using index_changes = TU_UpdateIndexes;
 inline bool are_needed(index_changes c) noexcept { return c == TU_All; }
-inline void insert_index_tuples(ResultRelInfo* result, TupleTableSlot* row, EState* state,
-                                bool update) {
-  list_free(ExecInsertIndexTuples(result, row, state, update, false, nullptr, NIL, false));
-}
 #else
 using index_changes = bool;
 inline bool are_needed(index_changes c) noexcept { return c; }
-inline void insert_index_tuples(ResultRelInfo* result, TupleTableSlot* row, EState* state,
-                                bool update) {
-  list_free(ExecInsertIndexTuples(result, row, state, update, false, nullptr, NIL));
-}
 #endif
 
 // An owner check by role: of databases and of extensions.

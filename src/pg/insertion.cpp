@@ -16,22 +16,10 @@ value default_of(Relation table, int attribute, EState* executor) {
 
 }  // namespace
 
-void insertion::watch() {
+void insertion::read(Relation table) {
   if (memory_ == nullptr) {
-    CacheRegisterRelcacheCallback(
-        [](Datum arg, Oid relation) {
-          auto self = reinterpret_cast<insertion*>(DatumGetPointer(arg));
-          if (relation == self->oid_ || !OidIsValid(relation)) {
-            self->known_ = false;
-          }
-        },
-        PointerGetDatum(this));
     memory_ = AllocSetContextCreate(TopMemoryContext, "underway insertion", ALLOCSET_SMALL_SIZES);
   }
-}
-
-// The lock on the table keeps it as it is read.
-void insertion::read(Relation table) {
   MemoryContextReset(memory_);
   const TupleDesc shape = RelationGetDescr(table);
   row_ = static_cast<value*>(
@@ -47,47 +35,24 @@ void insertion::read(Relation table) {
     }
   }
   FreeExecutorState(executor);
-  for (int n = 0; n < count_; n++) {
-    places_[n] = get_attnum(RelationGetRelid(table), columns_[n]) - 1;
-    if (places_[n] < 0) {
-      elog(ERROR, "underway: column %s of table %s is missing", columns_[n], table_);
-    }
-  }
-  known_ = true;
 }
 
 void insertion::run(const value* values) {
-  watch();
-  if (!known_) {
-    oid_ = get_relname_relid(table_, get_namespace_oid("underway_internal", false));
+  table t;
+  t.open(&relation_, &columns_);
+  if (!defaults_found_.holds_of(relation_.oid())) {
+    read(t.get());
+    defaults_found_.was_found(relation_.oid());
   }
-  Relation table = table_open(oid_, RowExclusiveLock);
-  if (!known_) {
-    read(table);
+  t.begin_row();
+  for (int n = 0; n < t.shape()->natts; n++) {
+    t.set(static_cast<AttrNumber>(n + 1), row_[n].datum, row_[n].null);
   }
-  EState* executor = CreateExecutorState();
-  MemoryContext before = MemoryContextSwitchTo(executor->es_query_cxt);
-  ResultRelInfo* into = makeNode(ResultRelInfo);
-  InitResultRelInfo(into, table, 0, nullptr, 0);  // not in a range table: of no statement
-  ExecOpenIndices(into, false);
-  TupleTableSlot* slot = table_slot_create(table, &executor->es_tupleTable);
-  for (int n = 0; n < RelationGetDescr(table)->natts; n++) {
-    slot->tts_values[n] = row_[n].datum;
-    slot->tts_isnull[n] = row_[n].null;
+  for (int n = 0; n < columns_.count(); n++) {
+    t.set(columns_[n], values[n].datum, values[n].null);
   }
-  for (int n = 0; n < count_; n++) {
-    slot->tts_values[places_[n]] = values[n].datum;
-    slot->tts_isnull[places_[n]] = values[n].null;
-  }
-  ExecStoreVirtualTuple(slot);
-  AfterTriggerBeginQuery();
-  ExecSimpleRelationInsert(into, executor, slot);
-  AfterTriggerEndQuery(executor);
-  ExecCloseIndices(into);
-  ExecResetTupleTable(executor->es_tupleTable, false);
-  MemoryContextSwitchTo(before);
-  FreeExecutorState(executor);
-  table_close(table, NoLock);
+  t.insert();
+  t.close();
   CommandCounterIncrement();
 }
 

@@ -1,35 +1,29 @@
 // One row into a table of ours without a statement, which would cost as much again to start as the
-// row itself does: as the server's own replication inserts (execReplication.c), with constraints,
-// indexes, defaults and triggers. Runs in: any backend, inside a transaction and inside call(), for
-// whoever has checked the right already: none is asked for. Invariant: what is known of the table
-// (where the columns are, and the defaults of the others, which are constants) is read again when
-// the server says that the table has changed.
+// row itself does. Runs in: any backend, inside a transaction and inside call(), for whoever has
+// checked the right already: none is asked for. Error discipline: server code, may raise.
+// Invariant: columns that are not given get their defaults, which are constants.
 #pragma once
 
 #include "statement.hpp"
+#include "table.hpp"
 
 namespace underway::pg {
 
 class insertion {
  public:
-  static constexpr int max_columns = 16;
   template <class... Names>
-  constexpr explicit insertion(const char* table, Names... columns) noexcept
-      : table_(table), columns_{columns...}, count_(sizeof...(columns)) {}
+  constexpr explicit insertion(const char* table, Names... names) noexcept
+      : relation_(table), columns_(names...) {}
 
   // One for each of the columns. The row is visible to whatever runs next.
   void run(const value* values);
 
  private:
-  void watch();
   void read(Relation table);
-  const char* table_;
-  const char* columns_[max_columns];
-  int count_;
-  bool known_ = false;
-  Oid oid_ = InvalidOid;
+  relation relation_;
+  columns columns_;
+  knowledge defaults_found_;
   MemoryContext memory_ = nullptr;
-  int places_[max_columns] = {};
   value* row_ = nullptr;  // the defaults, by attribute
 };
 

@@ -8,8 +8,6 @@ namespace underway::pg {
 
 namespace {
 
-uint64 changes = 0;
-
 // As the executor's UPDATE and DELETE do.
 changed outcome(TM_Result r) {
   switch (r) {
@@ -33,48 +31,17 @@ changed outcome(TM_Result r) {
 
 }  // namespace
 
-Oid relation_named(const char* name) {
-  const Oid relation = get_relname_relid(name, get_namespace_oid("underway_internal", false));
-  if (!OidIsValid(relation)) {
-    ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
-                    errmsg("relation \"underway_internal.%s\" does not exist", name)));
-  }
-  return relation;
-}
-
-AttrNumber column_named(TupleDesc columns, const char* name) {
-  for (int n = 0; n < columns->natts; n++) {
-    const FormData_pg_attribute* a = TupleDescAttr(columns, n);
-    if (!a->attisdropped && strcmp(NameStr(a->attname), name) == 0) {
-      return a->attnum;
-    }
-  }
-  return InvalidAttrNumber;
-}
-
-bool layout::is_known(Oid table) {
-  static bool watching = false;
-  if (!watching) {
-    CacheRegisterRelcacheCallback([](Datum, Oid) { changes++; }, 0);
-    watching = true;
-  }
-  if (table == table_ && seen_ == changes) {
-    return true;
-  }
-  table_ = InvalidOid;
-  seen_ = changes;
-  return false;
-}
-
-void layout::learn(Oid table) { table_ = table; }
-
 void table::open(Oid table, LOCKMODE lock) {
   relation_ = table_open(table, lock);
   index_ = nullptr;
   scan_ = nullptr;
-  state_ = nullptr;
-  result_ = nullptr;
+  indexes_ = nullptr;
   found_ = written_ = nullptr;
+}
+
+void table::open(relation* table, columns* used, LOCKMODE lock) {
+  open(table->oid(), lock);
+  used->find(relation_);
 }
 
 void table::close() {
@@ -85,9 +52,12 @@ void table::close() {
   if (written_ != nullptr) {
     ExecDropSingleTupleTableSlot(written_);
   }
-  if (result_ != nullptr) {
-    ExecCloseIndices(result_);
-    FreeExecutorState(state_);
+  if (indexes_ != nullptr) {
+    for (int n = 0; n < indexes_->count; n++) {
+      if (opened_[n] != nullptr) {
+        index_close(opened_[n], NoLock);
+      }
+    }
   }
   table_close(relation_, NoLock);
 }
@@ -145,18 +115,32 @@ void table::begin_row() {
     written_ = table_slot_create(relation_, nullptr);
   }
   ExecClearTuple(written_);
-  std::fill_n(written_->tts_isnull, columns()->natts, true);
+  std::fill_n(written_->tts_isnull, shape()->natts, true);
 }
 
 void table::begin_copy() {
   begin_row();
-  std::copy_n(found_->tts_values, columns()->natts, written_->tts_values);
-  std::copy_n(found_->tts_isnull, columns()->natts, written_->tts_isnull);
+  std::copy_n(found_->tts_values, shape()->natts, written_->tts_values);
+  std::copy_n(found_->tts_isnull, shape()->natts, written_->tts_isnull);
 }
 
 void table::set(AttrNumber column, Datum value, bool null) {
   written_->tts_values[column - 1] = value;
   written_->tts_isnull[column - 1] = null;
+}
+
+changed table::lock() {
+  PreventCommandIfReadOnly("UPDATE");
+  TM_FailureData failure;
+  ItemPointerData at = found_->tts_tid;
+  const int flags = IsolationUsesXactSnapshot() ? 0 : TUPLE_LOCK_FLAG_FIND_LAST_VERSION;
+  const changed done = outcome(table_tuple_lock(
+      relation_, &at, GetActiveSnapshot(), found_, GetCurrentCommandId(true),
+      LockTupleNoKeyExclusive, LockWaitBlock, static_cast<uint8>(flags), &failure));
+  if (done == changed::yes) {
+    slot_getallattrs(found_);
+  }
+  return done;
 }
 
 changed table::remove() {
@@ -194,15 +178,29 @@ void table::insert() {
   fill_indexes(false);
 }
 
+// An index whose predicate says no is not even opened: the lock on the table keeps it as it is.
 void table::fill_indexes(bool update) {
-  if (result_ == nullptr) {
-    state_ = CreateExecutorState();
-    result_ = makeNode(ResultRelInfo);
-    InitResultRelInfo(result_, relation_, 0, nullptr, 0);
-    ExecOpenIndices(result_, false);
+  if (indexes_ == nullptr) {
+    indexes_ = indexes_of(relation_);
+    std::fill_n(opened_, indexes_->count, nullptr);
   }
-  insert_index_tuples(result_, written_, state_, update);
-  ResetPerTupleExprContext(state_);
+  ExprContext* expressions = GetPerTupleExprContext(indexes_->state);
+  expressions->ecxt_scantuple = written_;
+  for (int n = 0; n < indexes_->count; n++) {
+    const index_set::one& index = indexes_->all[n];
+    if (index.predicate != nullptr && !ExecQual(index.predicate, expressions)) {
+      continue;
+    }
+    if (opened_[n] == nullptr) {
+      opened_[n] = index_open(index.oid, RowExclusiveLock);
+    }
+    Datum values[INDEX_MAX_KEYS];
+    bool nulls[INDEX_MAX_KEYS];
+    FormIndexDatum(index.info, written_, indexes_->state, values, nulls);
+    index_insert(opened_[n], values, nulls, &written_->tts_tid, relation_,
+                 index.unique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO, update, index.info);
+  }
+  ResetPerTupleExprContext(indexes_->state);
 }
 
 }  // namespace underway::pg

@@ -6,26 +6,10 @@
 // read-only transactions, all indexes.
 #pragma once
 
-#include "server.hpp"
+#include "indexes.hpp"
+#include "relation.hpp"
 
 namespace underway::pg {
-
-// A table or an index; raises when there is none.
-Oid relation_named(const char* name);
-
-// 0: there is none.
-AttrNumber column_named(TupleDesc columns, const char* name);
-
-// Whether what was found out about a table still holds, as far as its invalidations tell.
-class layout {
- public:
-  bool is_known(Oid table);
-  void learn(Oid table);  // it was found out, after is_known() had said no
-
- private:
-  Oid table_ = InvalidOid;
-  uint64 seen_ = 0;
-};
 
 // What a change that waits for nobody came to.
 enum class changed {
@@ -37,9 +21,11 @@ enum class changed {
 class table {
  public:
   void open(Oid table, LOCKMODE lock = RowExclusiveLock);
+  void open(relation* table, columns* used, LOCKMODE lock = RowExclusiveLock);
   void close();
 
-  TupleDesc columns() const { return relation_->rd_att; }
+  Relation get() const { return relation_; }
+  TupleDesc shape() const { return relation_->rd_att; }
   // Of the row that was found.
   bool null(AttrNumber column) const { return found_->tts_isnull[column - 1]; }
   Datum value(AttrNumber column) const { return found_->tts_values[column - 1]; }
@@ -59,6 +45,8 @@ class table {
   void scan(Oid index, ScanKey keys, int n);
   bool next();
 
+  // As FOR NO KEY UPDATE does, waiting; what was found is then the row as it is now.
+  changed lock();
   changed remove();  // waits for whoever has the row locked
   changed change();  // does not
   void insert();
@@ -72,8 +60,8 @@ class table {
   IndexScanDesc scan_;
   TupleTableSlot* found_;
   TupleTableSlot* written_;
-  EState* state_;
-  ResultRelInfo* result_;  // null: the indexes are not open yet
+  index_set* indexes_;                // null: nothing has been written yet
+  Relation opened_[index_set::most];  // those of them that an entry went to
 };
 
 }  // namespace underway::pg

@@ -1,0 +1,33 @@
+// The open table of an archive: where the row of a task, or of a run, goes that has succeeded.
+// Runs in: workers, and clients that complete; as the extension's owner, inside pg::call. Error
+// discipline: server code, may raise. Invariant: which table is open is found anew when the ring
+// has moved, which is known from the commit on that moves it (underway_ring_moved).
+#pragma once
+
+#include "pg/table.hpp"
+
+namespace underway {
+
+class archive_table {
+ public:
+  // name: its tables are called so, and by the number of their slot.
+  constexpr explicit archive_table(const char* name) noexcept : name_(name) {}
+  // rows: the table that they come from, open.
+  void open(const pg::table& rows);
+  // A copy of the row that was found there, as it has ended.
+  void put(const pg::table& row, Jsonb* output, const char* notices, TimestampTz now);
+  void close() { archive_.close(); }
+
+ private:
+  void find_sources(TupleDesc rows);
+  pg::table archive_;
+  const char* name_;
+  pg::knowledge rows_known_;
+  pg::knowledge archive_known_;
+  pg::knowledge ring_known_;
+  int slot_ = 0;
+  Oid open_ = InvalidOid;
+  AttrNumber sources_[pg::columns::most] = {};
+};
+
+}  // namespace underway

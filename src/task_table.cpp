@@ -1,0 +1,34 @@
+#include "task_table.hpp"
+
+namespace underway {
+
+namespace {
+
+pg::relation task("task");
+pg::relation primary_key("task_pkey");
+
+bool is_in_progress(Datum state) {
+  const text* t = DatumGetTextPP(state);
+  constexpr const char* expected = "in_progress";
+  return VARSIZE_ANY_EXHDR(t) == strlen(expected) &&
+         memcmp(VARDATA_ANY(t), expected, strlen(expected)) == 0;
+}
+
+}  // namespace
+
+#define UNDERWAY_COLUMN(name) #name,
+// The last one is there for the comma before it, and is a column too.
+pg::columns of_task(UNDERWAY_TASK_COLUMNS(UNDERWAY_COLUMN) "paused_by");
+#undef UNDERWAY_COLUMN
+
+void open_tasks(pg::table* t) { t->open(&task, &of_task); }
+
+bool take_out(pg::table* t, const pg_uuid_t* id, int attempt) {
+  ScanKeyData key;
+  ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_UUID_EQ, UUIDPGetDatum(id));
+  t->scan(primary_key.oid(), &key, 1);
+  return t->next() && t->int4(of_task[task_column::attempt]) == attempt &&
+         is_in_progress(t->value(of_task[task_column::state])) && t->remove() == pg::changed::yes;
+}
+
+}  // namespace underway
