@@ -29,6 +29,14 @@ BEGIN
         LEFT JOIN underway_internal.step_result x ON x.run_id = r.id AND x.step = a.name AND x.item = -1);
 END $$;
 
+-- The same for a step with a template, whose predecessors have results.
+CREATE FUNCTION underway_internal.made_input(run_id uuid, version int, step text) RETURNS jsonb LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN (SELECT coalesce(underway_internal.eval_input(s, r.input, underway_internal.needed_results(r, s)), '{}')
+        FROM underway_internal.run r JOIN underway_internal.step s ON s.queue_id = r.queue_id
+        WHERE r.id = made_input.run_id AND s.version = made_input.version AND s.name = made_input.step);
+END $$;
+
 -- Inserts the task of a step. In the queue of `who`, and due now, it is begun in the same act: in progress, claimed by them.
 CREATE FUNCTION underway_internal.put_step(
         r underway_internal.run, s underway_internal.step, phase text, item int, input jsonb, due timestamptz,

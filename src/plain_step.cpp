@@ -44,6 +44,9 @@ pg::columns of_result("state");
 pg::insertion insert_result("step_result", "run_id", "step", "item", "state", "output", "task_id",
                             "ended_at", "seq", "undo");
 
+pg::statement made_input("SELECT underway_internal.made_input($1, $2, $3)", UUIDOID, INT4OID,
+                         TEXTOID);
+
 pg::relation control_table("run_control");
 pg::relation control_pkey("run_control_pkey");
 pg::relation signal_table("signal");
@@ -168,9 +171,19 @@ class ending {
   void set_null(int column) { set(column, Datum{0}, true); }
   void copy(int column, int of) { set(column, runs_.value(of_run[of]), runs_.null(of_run[of])); }
 
+  Jsonb* fill_template() const {
+    Jsonb* made = nullptr;
+    MemoryContext memory = CurrentMemoryContext;
+    const pg::value args[3] = {pg::of(&task_.run_id), pg::of(task_.version),
+                               pg::of_text(how_.next)};
+    made_input.run(args, [&](const pg::row& r) { made = r.jsonb(1, memory); });
+    return made;
+  }
+
   // What differs from the step before; both are steps of one run, worked by one queue.
   void begin_next() {
     namespace t = task_column;
+    const Jsonb* input = how_.templated ? fill_template() : passed_on();
     const pg_uuid_t id = new_id();
     const Datum now = TimestampTzGetDatum(now_);
     const int priority =
@@ -198,26 +211,26 @@ class ending {
     copy(t::enqueued_by, run::started_by);
     copy(t::headers, run::headers);
     copy(t::group_key, run::group_key);
-    set(t::input, JsonbPGetDatum(passed_on()));
+    set(t::input, JsonbPGetDatum(input));
     set(t::timeout, IntervalPGetDatum(how_.timeout), how_.timeout == nullptr);
     set(t::retry, JsonbPGetDatum(how_.retry), how_.retry == nullptr);
     set(t::step, CStringGetTextDatum(how_.next));
     tasks_.insert();
     if (next_->wanted) {
-      describe_next(id);
+      describe_next(id, input);
     } else {
       note_pending(q_->id, priority, {now_, id}, 1);
     }
   }
 
-  void describe_next(const pg_uuid_t& id) {
+  void describe_next(const pg_uuid_t& id, const Jsonb* input) {
     MemoryContext before = MemoryContextSwitchTo(next_->memory);
     next_->found = true;
     next_->task = {};
     claimed_task& t = next_->task;
     t.id = id;
     t.attempt = 1;
-    t.input = DatumGetJsonbPCopy(JsonbPGetDatum(passed_on()));
+    t.input = DatumGetJsonbPCopy(JsonbPGetDatum(input));
     t.headers = runs_.jsonb(of_run[run::headers]);
     t.timeout = how_.timeout;
     t.last_attempt = (how_.max_attempts == 0 ? q_->max_attempts : how_.max_attempts) <= 1;

@@ -16,6 +16,7 @@ struct plain_end {
   bool possible;
   bool to_undo;       // its result says so
   const char* next;   // null: it is the last one, and nothing runs finally
+  bool templated;     // what the next one gets is made by its template
   int priority;       // of the next one; -1: the run's
   Jsonb* retry;       // or null
   Interval* timeout;  // or null

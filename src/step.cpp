@@ -28,7 +28,7 @@ pg::statement functions_of(
 pg::statement plain_end_of(
     "SELECT s.undo_name IS NOT NULL OR s.undo_queue IS NOT NULL, n.name, n.priority, n.retry, "
     "n.timeout,"
-    " (n.retry ->> 'max_attempts')::int"
+    " (n.retry ->> 'max_attempts')::int, n.input IS NOT NULL"
     " FROM underway_internal.step s"
     " JOIN underway_internal.workflow_version v ON v.queue_id = s.queue_id AND v.version = "
     "s.version"
@@ -107,6 +107,7 @@ plain_end read_end(const pg::value* args) {
     end.retry = r.jsonb(4, cache_memory);
     end.timeout = r.interval(5, cache_memory);
     end.max_attempts = r.null(6) ? 0 : r.int4(6);
+    end.templated = r.boolean(7);
   });
   return end;
 }
