@@ -37,8 +37,8 @@ pg::statement plain_end_of(
     "true"
     " WHERE s.queue_id = $1 AND s.version = $2 AND s.name = $3 AND v.linear AND s.kind = 'step'"
     " AND s.target_queue IS NULL"
-    " AND (n.name IS NULL OR n.kind = 'step' AND num_nonnulls(n.target_queue, n.input, n.run_if) = "
-    "0)",
+    " AND (n.name IS NULL"
+    "   OR n.kind = 'step' AND n.target_queue IS NULL AND n.run_if IS NULL)",
     INT4OID, INT4OID, TEXTOID);
 pg::statement complete_in_sql(
     "SELECT * FROM underway_internal.complete_step($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",

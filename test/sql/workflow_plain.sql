@@ -77,6 +77,7 @@ SELECT state, output FROM test.ends(:'run');
 SELECT count(*) FROM underway_internal.signal;
 
 -- No statement indeed: there is none to call.
+SELECT make('plain', 'continue', 'all');
 ALTER FUNCTION underway_internal.complete_step RENAME TO complete_step_elsewhere;
-SELECT underway.start('signalled') AS run \gset
+SELECT underway.start('plain') AS run \gset
 SELECT state FROM test.ends(:'run');
