@@ -20,6 +20,7 @@ CREATE FUNCTION underway_internal.end_special(
 DECLARE
     r underway_internal.run;
     arrived jsonb;
+    stopped text;
     c record;
 BEGIN
     goes_on := false;
@@ -54,7 +55,12 @@ BEGIN
     ELSIF s.kind = 'map' THEN
         c := underway_internal.collect(t, s);
         output := c.output;
-        IF c.problem IS NOT NULL THEN
+        stopped := underway_internal.cancel_message(t.id);
+        IF stopped IS NOT NULL THEN
+            DELETE FROM underway_internal.cancel_request x WHERE x.task_id = t.id;
+            PERFORM underway_internal.archive_task(t, 'cancelled', NULL, 'cancelled', NULL, stopped, NULL, NULL, NULL, NULL);
+            goes_on := true;
+        ELSIF c.problem IS NOT NULL THEN
             PERFORM underway_internal.archive_task(t, 'failed', NULL, 'error', c.sqlstate, c.problem, NULL, NULL, NULL, NULL);
             goes_on := true;
         END IF;
