@@ -105,6 +105,17 @@ SELECT underway.heartbeat(:'lease');
 SELECT underway.complete(:'lease');
 SELECT state, output FROM test.ends(:'run');
 SELECT * FROM effects();
-SELECT count(underway.drop_workflow(name, true)) > 0 AS dropped FROM underway.workflows;
+-- That of a workflow that is dropped is not left to external workers; one that works at it is told.
+SELECT underway.create_workflow('dropped', ARRAY[underway.step('a', 'does', undo => 'undoes'), underway.finally('z', queue => 'outside')]);
+SELECT underway.start('dropped', '{"n": 12}') AS leased, underway.start('dropped', '{"n": 13}') AS pending \gset
+SELECT test.until('(SELECT count(*) = 2 FROM underway_internal.task WHERE phase = ''finally'')');
+SELECT lease, input -> 'input' AS input FROM underway.dequeue('outside') \gset
+SELECT underway.drop_workflow('dropped', true);
+SELECT test.until('(SELECT count(*) = 1 FROM underway_internal.run)');
+SELECT test.until(format('underway.heartbeat(%L) = ''cancel''', :'lease'));
+SELECT underway.release(:'lease');
+SELECT state FROM test.ends(:'leased') UNION ALL SELECT state FROM test.ends(:'pending');
+SELECT count(*) FROM underway.dequeue('outside', 10);
+SELECT count(underway.drop_workflow(name, true)) >= 0 AS dropped FROM underway.workflows;
 SELECT count(underway.drop_queue(name, true)) >= 0 AS dropped FROM underway.queues;
 SELECT (SELECT count(*) FROM underway_internal.task) AS tasks, (SELECT count(*) FROM underway_internal.step_result) AS results;
