@@ -251,7 +251,7 @@ END $$;
 CREATE FUNCTION underway.pause(id uuid) RETURNS text LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_gateway';
 COMMENT ON FUNCTION underway.pause IS
 'Keeps a pending task from being begun, until resume(); its ttl does not end it meanwhile. Needs the right manage on the queue.
-A run: as soon as this has committed, none of its steps begins any more, nor is one tried again; timers and signals wait too. What is in progress ends, and its output counts; external workers may complete what they hold. Its timeout goes on. Who started it may, and who has the right manage on the workflow.
+A run: as soon as this has committed, none of its steps begins any more, nor is one tried again; timers and signals wait too. What is in progress ends, and its output counts: the last step, or one that returns finish(), ends the run, and `finally` runs; external workers may complete what they hold. Its timeout goes on. Who started it may, and who has the right manage on the workflow.
 Returns the state: waiting, also when the task was paused already; of a run, what it is now. Errors: P0002 no such task or run, 55000 wrong state, 42501 not allowed.';
 
 CREATE FUNCTION underway_internal.resume(caller oid, id uuid) RETURNS text LANGUAGE plpgsql AS $$

@@ -68,6 +68,9 @@ BEGIN
         r.error := r.cause ->> 'error';
         r.sqlstate := r.cause ->> 'sqlstate';
         r.cause := NULL;
+    ELSIF r.ending = 'succeeded' THEN
+        r.error := NULL;        -- of a step that had parked it
+        r.sqlstate := NULL;
     END IF;
     IF EXISTS (SELECT FROM underway_internal.task x WHERE x.run_id = r.id AND x.step IS NOT NULL) THEN
         IF underway_internal.store_closing(r, CASE WHEN EXISTS (SELECT FROM underway_internal.task x
