@@ -142,8 +142,11 @@ BEGIN
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    t := underway_internal.lock_row(t, true);
-    IF t.phase IS DISTINCT FROM 'map' THEN
+    t := underway_internal.lock_row(t, false);
+    IF t.id IS NULL THEN
+        PERFORM underway_internal.nudge(run_id, now + interval '20 milliseconds');
+        RETURN false;
+    ELSIF t.phase IS DISTINCT FROM 'map' THEN
         RETURN false;
     END IF;
     PERFORM underway_internal.note(t.queue_id, t.priority, now, t.id);
@@ -185,7 +188,8 @@ BEGIN
     RETURN n;
 END $$;
 
--- Begins as many of the children that wait as there are places. Those who do this do it one after the other.
+-- Begins as many of the children that wait as there are places. Those who do this do it one after the other: who finds the map's row locked
+-- leaves a nudge, as in end_map(). Nobody waits for it: it may be a client's, who cancels the map and thinks.
 CREATE FUNCTION underway_internal.fill_places(r underway_internal.run, s underway_internal.step, t underway_internal.task) RETURNS bool
     LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
@@ -193,8 +197,11 @@ DECLARE
     running bigint;
     child underway_internal.task;
 BEGIN
-    t := underway_internal.lock_row(t, true);
-    IF t.phase IS DISTINCT FROM 'map'
+    t := underway_internal.lock_row(t, false);
+    IF t.id IS NULL THEN
+        PERFORM underway_internal.nudge(r.id, underway_internal.clock() + interval '20 milliseconds');
+        RETURN false;
+    ELSIF t.phase IS DISTINCT FROM 'map'
             OR NOT EXISTS (SELECT FROM underway_internal.run x WHERE x.id = r.id AND x.state = 'running' AND x.ending IS NULL) THEN
         RETURN false;
     END IF;
