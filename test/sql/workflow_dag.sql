@@ -27,6 +27,17 @@ SELECT underway.start('wide', '{"x": 1}') AS run \gset
 SELECT state, output FROM test.ends(:'run');
 SELECT underway.start('wide', '{"x": 2, "q": true}') AS run \gset
 SELECT state, output FROM test.ends(:'run');
+
+-- Of several steps that could begin, those of the higher priority do first; where a step gives none, the run's holds.
+CREATE TABLE turn (n int GENERATED ALWAYS AS IDENTITY, step text);
+CREATE FUNCTION turns(input jsonb) RETURNS void LANGUAGE sql AS $$ INSERT INTO turn (step) VALUES (input #>> '{}') $$;
+SELECT underway.create_workflow('turns', ARRAY(SELECT underway.step(s, 'turns', after => '{}', input => to_jsonb(s), priority => p)
+    FROM (VALUES ('late', 9), ('as run', NULL), ('first', 0), ('second', 1)) v(s, p)), concurrency => 1, priority => 3);
+SELECT underway.pause_queue('turns'), underway.start('turns') AS run \gset
+SELECT underway.resume_queue('turns');
+SELECT state FROM test.ends(:'run');
+SELECT string_agg(step, ', ' ORDER BY n) FROM turn;
+
 -- Nothing runs at all.
 SELECT underway.create_workflow('idle', ARRAY[underway.step('a', 'same', run_if => '$run.go'), underway.step('b', 'same', run_if => '$run.go')]);
 SELECT underway.start('idle', '{"x": 1}') AS run \gset
