@@ -53,7 +53,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION underway.go_to IS
 'Returned by a step of a workflow: go on with that step of the same branch, which gets output, after delay. A step further on: those between are skipped. One before, or the same: it and what comes after it run again, and what they gave before is forgotten, but for their undo.
-Errors: 22023 for an empty step or a negative delay. The attempt fails for a step that there is not (42704) or that leads to one beside this one (55000), and outside a workflow.';
+Errors: 22023 for an empty step or a negative delay. The attempt fails for a step that there is not (42704), that leads to one beside this one or waits for one (55000), and outside a workflow.';
 
 CREATE FUNCTION underway.finish(output jsonb DEFAULT NULL) RETURNS underway.transition
     LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$

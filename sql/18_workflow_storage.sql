@@ -136,6 +136,7 @@ CREATE TABLE underway_internal.step_result (
     ended_at timestamptz NOT NULL,
     seq      bigint NOT NULL DEFAULT nextval('underway_internal.step_result_seq'),   -- undo goes backwards
     undo     text,                      -- null: there is nothing to undo. due; stuck: its undo failed, with this error
+    next_at  timestamptz,               -- what comes next, where that waits for others too, begins no sooner
     PRIMARY KEY (run_id, step, item)
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
         autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0, toast.autovacuum_vacuum_scale_factor = 0.02);

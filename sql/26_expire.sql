@@ -96,7 +96,8 @@ BEGIN
     RETURN CASE WHEN next <= swept_at THEN underway_internal.clock() + interval '5 s' ELSE next END;
 END $$;
 
--- Tasks that committed into a queue while, or after, it was dropped.
+-- Tasks that committed into a queue while, or after, it was dropped. One that waits for a child run ends with that run, which the end of its own
+-- run stops: that is asked for, unless somebody has.
 CREATE FUNCTION underway_internal.end_dropped(queue_id int, max_tasks int) RETURNS bigint LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -104,7 +105,14 @@ DECLARE
     n bigint := 0;
 BEGIN
     FOR t IN SELECT x.* FROM underway_internal.task x
-            WHERE x.queue_id = end_dropped.queue_id AND x.state IN ('pending', 'waiting') LIMIT max_tasks LOOP
+            WHERE x.queue_id = end_dropped.queue_id AND x.state IN ('pending', 'waiting')
+              AND (x.phase IS DISTINCT FROM 'child' OR NOT EXISTS (SELECT FROM underway_internal.run_control c WHERE c.run_id = x.run_id))
+            LIMIT max_tasks LOOP
+        IF t.phase = 'child' THEN
+            PERFORM underway_internal.ask_run(t.run_id, 'cancel', false, 'the workflow was dropped', t.enqueued_by);
+            n := n + 1;
+            CONTINUE;
+        END IF;
         IF t.state = 'pending' THEN
             PERFORM underway_internal.note_locked(t.queue_id, t.priority, t.run_at, t.id);
         END IF;

@@ -112,6 +112,12 @@ BEGIN
         INSERT INTO underway_internal.cancel_request VALUES (id, message, underway_internal.clock()) ON CONFLICT DO NOTHING;
         PERFORM underway_internal.note_cancelled(id);
         RETURN t.state;
+    ELSIF t.phase = 'map' THEN
+        IF NOT underway_internal.stop_map(t) THEN
+            -- It ends after the last of its children: as long as it is there it is found that they are through (82_close_run.sql).
+            INSERT INTO underway_internal.cancel_request VALUES (id, message, underway_internal.clock()) ON CONFLICT DO NOTHING;
+            RETURN t.state;
+        END IF;
     END IF;
     DELETE FROM underway_internal.task x WHERE x.id = id;
     PERFORM underway_internal.archive_task(t, 'cancelled', NULL, 'cancelled', NULL, message, NULL, NULL, NULL, NULL);
@@ -124,7 +130,7 @@ COMMENT ON FUNCTION underway.cancel IS
 'Cancels a task or a run of a workflow. Who enqueued or started it may, and who has the right manage on the queue. One that has not begun ends at once. One in progress is told to stop when this commits: the handler''s statement is interrupted, and after underway.cancel_grace its worker is terminated; an external worker learns it from its next heartbeat. It ends cancelled, unless it succeeds first. A task that is a step of a run is a step that did not succeed: its policy on_failure applies.
 A run: what is under way of it, children too, is stopped as soon as this has committed, even while its queue is paused or no worker is free; then what its steps did is undone, `finally` runs, and it ends cancelled. One that is about to end otherwise does so.
 reason: kept and shown as its error (at most 8192 bytes). undo: false leaves what a run''s steps did, also of a run that is being undone already.
-Returns the state as it stands: cancelled, also when it was so already; in_progress when the task was told to stop; running, waiting, and so on, of a run. Errors: P0002 no such task or run, 55000 it has ended otherwise, 42501 not allowed.';
+Returns the state as it stands: cancelled, also when it was so already; in_progress when the task was told to stop; waiting when the items of a map were; running, waiting, and so on, of a run. Errors: P0002 no such task or run, 55000 it has ended otherwise, 42501 not allowed.';
 
 -- Requests for tasks that are pending again, or have ended, by now: what was asked for is done, or is pointless. Returns those that
 -- are still in progress in the server, and those whose row a client has locked, which is not waited for.
@@ -142,6 +148,8 @@ BEGIN
             IF t.slot IS NOT NULL THEN
                 RETURN NEXT t.id;
             END IF;
+        ELSIF t.phase = 'map' THEN
+            CONTINUE;       -- until its children have ended
         ELSE
             PERFORM underway_internal.note_locked(t.queue_id, t.priority, t.run_at, t.id);
             SELECT x.* INTO t FROM underway_internal.task x
@@ -243,7 +251,7 @@ END $$;
 CREATE FUNCTION underway.pause(id uuid) RETURNS text LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_gateway';
 COMMENT ON FUNCTION underway.pause IS
 'Keeps a pending task from being begun, until resume(); its ttl does not end it meanwhile. Needs the right manage on the queue.
-A run: as soon as this has committed, none of its steps begins any more, nor is one tried again; timers and signals wait too. What is in progress ends, and its output counts; external workers may complete what they hold. Its timeout goes on. Who started it may, and who has the right manage on the workflow.
+A run: as soon as this has committed, none of its steps begins any more, nor is one tried again; timers and signals wait too. What is in progress ends, and its output counts: the last step, or one that returns finish(), ends the run, and `finally` runs; external workers may complete what they hold. Its timeout goes on. Who started it may, and who has the right manage on the workflow.
 Returns the state: waiting, also when the task was paused already; of a run, what it is now. Errors: P0002 no such task or run, 55000 wrong state, 42501 not allowed.';
 
 CREATE FUNCTION underway_internal.resume(caller oid, id uuid) RETURNS text LANGUAGE plpgsql AS $$

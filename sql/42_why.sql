@@ -160,10 +160,17 @@ CREATE FUNCTION underway_internal.why(caller oid, id uuid) RETURNS text LANGUAGE
 DECLARE
     t underway_internal.task;
     a underway_internal.archive;
+    r underway_internal.run;
 BEGIN
     SELECT x.* INTO t FROM underway_internal.task x WHERE x.id = id;
     IF FOUND THEN
         IF underway_internal.may_see_task(caller, t.queue_id, t.enqueued_by) THEN
+            IF t.paused_by IS NULL AND t.state <> 'in_progress'
+                    AND (t.phase IN ('map', 'child', 'wait') OR t.phase = 'sleep' AND t.run_at > underway_internal.clock()) THEN
+                -- No worker is to begin these: a wait without a timeout is never due.
+                SELECT x.* INTO r FROM underway_internal.run x WHERE x.id = t.run_id;
+                RETURN 'waiting: ' || underway_internal.why_step(r, t);
+            END IF;
             RETURN underway_internal.why_unfinished(t);
         END IF;
     ELSIF underway_internal.is_run(id) THEN

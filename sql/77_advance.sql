@@ -12,6 +12,19 @@ BEGIN
         SELECT name FROM later);
 END $$;
 
+-- The step and all that come before it.
+CREATE FUNCTION underway_internal.up_to_here(queue_id int, version int, step text) RETURNS text[] LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN ARRAY(
+        WITH RECURSIVE before(name) AS (
+            SELECT up_to_here.step
+            UNION SELECT a FROM before JOIN underway_internal.step s
+                ON s.queue_id = up_to_here.queue_id AND s.version = up_to_here.version AND s.name = before.name
+                CROSS JOIN unnest(s.after) a)
+        SELECT name FROM before);
+END $$;
+
 CREATE FUNCTION underway_internal.record_result(
         t underway_internal.task, state text, input jsonb, output jsonb, error text, sqlstate text, undo text)
     RETURNS bool LANGUAGE plpgsql AS $$
@@ -35,8 +48,9 @@ BEGIN
     IF s.run_if IS NOT NULL AND NOT underway_internal.eval_run_if(s, r.input, underway_internal.needed_results(r, s)) THEN
         -- As if it were not there: what it would have got without a template is passed on.
         s.input := NULL;
-        INSERT INTO underway_internal.step_result (run_id, step, state, output, ended_at)
-            VALUES (r.id, s.name, 'skipped', underway_internal.input_of(r, s, previous), underway_internal.clock());
+        INSERT INTO underway_internal.step_result (run_id, step, state, output, ended_at, next_at)
+            VALUES (r.id, s.name, 'skipped', underway_internal.input_of(r, s, previous), underway_internal.clock(),
+                CASE WHEN due > underway_internal.clock() THEN due END);
         RETURN NULL;
     END IF;
     IF s.kind = 'child' THEN
@@ -71,6 +85,9 @@ DECLARE
     -- Before the look at results: a step that ends without the run's lock leaves its result and takes its task away in one commit.
     over bool := NOT EXISTS (SELECT FROM underway_internal.task y WHERE y.run_id = r.id AND y.step IS NOT NULL);
 BEGIN
+    IF from_step IS NOT NULL AND due > underway_internal.clock() THEN
+        UPDATE underway_internal.step_result x SET next_at = due WHERE x.run_id = r.id AND x.step = from_step AND x.item = -1;
+    END IF;
     WHILE again LOOP
         again := false;
         FOR s IN SELECT x.* FROM underway_internal.step x
@@ -81,7 +98,9 @@ BEGIN
                   AND NOT EXISTS (SELECT FROM unnest(x.after) a WHERE NOT EXISTS (SELECT FROM underway_internal.step_result y
                       WHERE y.run_id = r.id AND y.step = a AND y.item = -1 AND y.state IN ('succeeded', 'skipped')))
                 ORDER BY x.position LOOP
-            t := underway_internal.begin_step(r, s, previous, due, who);
+            t := underway_internal.begin_step(r, s, previous, CASE WHEN cardinality(s.after) > 1 THEN greatest(due, (
+                SELECT max(y.next_at) FROM underway_internal.step_result y
+                WHERE y.run_id = r.id AND y.step = ANY (s.after) AND y.item = -1)) ELSE due END, who);
             over := over AND t.id IS NULL;
             IF t.id IS NULL THEN
                 again := true;
@@ -160,6 +179,7 @@ DECLARE
     goal underway_internal.step;
     t underway_internal.task;
     later text[];
+    branch text[];
     beside text;
 BEGIN
     SELECT x.* INTO goal FROM underway_internal.step x
@@ -170,14 +190,20 @@ BEGIN
                 WHERE x.queue_id = r.queue_id AND x.version = r.version AND x.kind <> 'finally');
     END IF;
     later := underway_internal.from_here_on(r.queue_id, r.version, target);
+    branch := underway_internal.from_here_on(r.queue_id, r.version, s.name) || underway_internal.up_to_here(r.queue_id, r.version, s.name);
     -- Else a step beside this one, which may be under way, would begin a second time.
-    SELECT x INTO beside FROM unnest(later) x
-        WHERE x <> ALL (underway_internal.from_here_on(r.queue_id, r.version, s.name))
-          AND s.name <> ALL (underway_internal.from_here_on(r.queue_id, r.version, x)) LIMIT 1;
+    SELECT x INTO beside FROM unnest(later) x WHERE x <> ALL (branch) LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION USING ERRCODE = '55000',
             MESSAGE = format('go_to: step "%s" cannot go to "%s", since that leads to "%s", which runs beside it', s.name, target, beside),
             HINT = 'Go to a step that comes before or after this one on the same branch.';
+    END IF;
+    -- Nor may a join begin before its other branches have ended, or the last of them would begin it once more.
+    SELECT x INTO beside FROM unnest(underway_internal.up_to_here(r.queue_id, r.version, target)) x WHERE x <> ALL (branch) LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = '55000',
+            MESSAGE = format('go_to: step "%s" cannot go to "%s", since that waits for "%s", which runs beside it', s.name, target, beside),
+            HINT = 'Go to a step before that one. A branch the rest of which may be passed over needs a last step of its own to go to.';
     END IF;
     PERFORM underway_internal.forget_results(r.id, later);
     INSERT INTO underway_internal.step_result (run_id, step, state, ended_at)

@@ -20,6 +20,7 @@ CREATE FUNCTION underway_internal.end_special(
 DECLARE
     r underway_internal.run;
     arrived jsonb;
+    stopped text;
     c record;
 BEGIN
     goes_on := false;
@@ -54,7 +55,12 @@ BEGIN
     ELSIF s.kind = 'map' THEN
         c := underway_internal.collect(t, s);
         output := c.output;
-        IF c.problem IS NOT NULL THEN
+        stopped := underway_internal.cancel_message(t.id);
+        IF stopped IS NOT NULL THEN
+            DELETE FROM underway_internal.cancel_request x WHERE x.task_id = t.id;
+            PERFORM underway_internal.archive_task(t, 'cancelled', NULL, 'cancelled', NULL, stopped, NULL, NULL, NULL, NULL);
+            goes_on := true;
+        ELSIF c.problem IS NOT NULL THEN
             PERFORM underway_internal.archive_task(t, 'failed', NULL, 'error', c.sqlstate, c.problem, NULL, NULL, NULL, NULL);
             goes_on := true;
         END IF;
@@ -181,9 +187,12 @@ BEGIN
     SELECT x.* INTO r FROM underway_internal.run x WHERE x.id = t.run_id FOR NO KEY UPDATE SKIP LOCKED;
     IF FOUND THEN
         begun := underway_internal.look_at_run(r, who);
-    ELSE
-        -- Somebody is just finishing a step; or there is no run any more.
+    ELSIF EXISTS (SELECT FROM underway_internal.run x WHERE x.id = t.run_id) THEN
+        -- Somebody is just finishing a step.
         PERFORM underway_internal.nudge(t.run_id, now + interval '20 milliseconds');
+    ELSE
+        -- It ended while this was about to commit: a signal too late is for nobody.
+        DELETE FROM underway_internal.signal x WHERE x.run_id = t.run_id;
     END IF;
     UPDATE underway_internal.task x
         SET input = jsonb_build_object('tries', tries + 1), run_at = now + least(interval '20 milliseconds' * power(2, least(tries, 8)), interval '5 seconds')

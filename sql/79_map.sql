@@ -142,8 +142,11 @@ BEGIN
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    t := underway_internal.lock_row(t, true);
-    IF t.phase IS DISTINCT FROM 'map' THEN
+    t := underway_internal.lock_row(t, false);
+    IF t.id IS NULL THEN
+        PERFORM underway_internal.nudge(run_id, now + interval '20 milliseconds');
+        RETURN false;
+    ELSIF t.phase IS DISTINCT FROM 'map' THEN
         RETURN false;
     END IF;
     PERFORM underway_internal.note(t.queue_id, t.priority, now, t.id);
@@ -185,7 +188,8 @@ BEGIN
     RETURN n;
 END $$;
 
--- Begins as many of the children that wait as there are places. Those who do this do it one after the other.
+-- Begins as many of the children that wait as there are places. Those who do this do it one after the other: who finds the map's row locked
+-- leaves a nudge, as in end_map(). Nobody waits for it: it may be a client's, who cancels the map and thinks.
 CREATE FUNCTION underway_internal.fill_places(r underway_internal.run, s underway_internal.step, t underway_internal.task) RETURNS bool
     LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
@@ -193,8 +197,11 @@ DECLARE
     running bigint;
     child underway_internal.task;
 BEGIN
-    t := underway_internal.lock_row(t, true);
-    IF t.phase IS DISTINCT FROM 'map'
+    t := underway_internal.lock_row(t, false);
+    IF t.id IS NULL THEN
+        PERFORM underway_internal.nudge(r.id, underway_internal.clock() + interval '20 milliseconds');
+        RETURN false;
+    ELSIF t.phase IS DISTINCT FROM 'map'
             OR NOT EXISTS (SELECT FROM underway_internal.run x WHERE x.id = r.id AND x.state = 'running' AND x.ending IS NULL) THEN
         RETURN false;
     END IF;
@@ -217,14 +224,29 @@ DECLARE
 BEGIN
     SELECT count(*) INTO failed FROM underway_internal.step_result x
         WHERE x.run_id = r.id AND x.step = s.name AND x.item >= 0 AND x.state IN ('failed', 'cancelled');
-    IF failed > coalesce(s.tolerate, 0) THEN
-        IF underway_internal.stop_some(r, s.name, 'too many items of the map failed') THEN
+    IF failed > coalesce(s.tolerate, 0) OR underway_internal.cancel_message(t.id) IS NOT NULL THEN
+        IF underway_internal.stop_some(r, s.name, CASE WHEN failed > coalesce(s.tolerate, 0) THEN 'too many items of the map failed'
+                ELSE 'the map was cancelled' END) THEN
             RETURN underway_internal.nudge(r.id);
         END IF;
     ELSE
         PERFORM underway_internal.fill_places(r, s, t);
     END IF;
     RETURN underway_internal.look_at_map(r.id, s.name, NULL);
+END $$;
+
+-- The children of a map that somebody cancels. True: none is left. Else whoever ends the last one may have looked before this commits.
+CREATE FUNCTION underway_internal.stop_map(t underway_internal.task) RETURNS bool LANGUAGE plpgsql AS $$
+DECLARE
+    r underway_internal.run;
+BEGIN
+    SELECT x.* INTO r FROM underway_internal.run x WHERE x.id = t.run_id;
+    PERFORM underway_internal.stop_some(r, t.step, 'the map was cancelled');
+    IF NOT EXISTS (SELECT FROM underway_internal.task x WHERE x.run_id = t.run_id AND x.step = t.step AND x.item >= 0) THEN
+        RETURN true;
+    END IF;
+    PERFORM underway_internal.nudge(t.run_id);
+    RETURN false;
 END $$;
 
 -- All children of the map have ended: the array of their outputs, or null when too many failed.

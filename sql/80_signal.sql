@@ -101,6 +101,7 @@ BEGIN
     END IF;
     IF NOT underway_internal.deliver_signals(r.id, name)
             OR EXISTS (SELECT FROM underway_internal.signal g WHERE g.run_id = r.id AND g.name = name AND NOT g.taken) THEN
+        PERFORM underway_internal.steered_run(caller, run, 'signalled');        -- it may have ended meanwhile
         PERFORM underway_internal.nudge(r.id);
     END IF;
     RETURN true;

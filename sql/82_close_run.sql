@@ -4,8 +4,9 @@
 
 -- Stops what is under way: all of a run, or the children of one of its maps. What is in progress is told, and tells by its end. False:
 -- there was nothing. One that somebody has locked is looked at again soon. The task of a map is the last to go: as long as it is there the
--- coordinator finds that the children are through, whoever ended them.
-CREATE FUNCTION underway_internal.stop_some(r underway_internal.run, map text, message text) RETURNS bool LANGUAGE plpgsql AS $$
+-- coordinator finds that the children are through, whoever ended them. last_too: also a `finally`, of a workflow that was dropped.
+CREATE FUNCTION underway_internal.stop_some(r underway_internal.run, map text, message text, last_too bool DEFAULT false) RETURNS bool
+    LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
     t underway_internal.task;
@@ -14,7 +15,7 @@ DECLARE
 BEGIN
     FOR t IN SELECT x.* FROM underway_internal.task x
             WHERE x.run_id = r.id AND x.step IS NOT NULL AND (map IS NULL OR x.step = map AND x.item >= 0)
-              AND (x.phase IS NULL OR x.phase NOT IN ('undo', 'finally') OR x.phase = 'undo' AND NOT r.undo)
+              AND (x.phase IS NULL OR x.phase NOT IN ('undo', 'finally') OR x.phase = 'undo' AND NOT r.undo OR last_too)
             ORDER BY x.item DESC LOOP
         CONTINUE WHEN t.phase = 'map' AND EXISTS (SELECT FROM underway_internal.task x
             WHERE x.run_id = r.id AND x.step = t.step AND x.item >= 0);
@@ -67,6 +68,9 @@ BEGIN
         r.error := r.cause ->> 'error';
         r.sqlstate := r.cause ->> 'sqlstate';
         r.cause := NULL;
+    ELSIF r.ending = 'succeeded' THEN
+        r.error := NULL;        -- of a step that had parked it
+        r.sqlstate := NULL;
     END IF;
     IF EXISTS (SELECT FROM underway_internal.task x WHERE x.run_id = r.id AND x.step IS NOT NULL) THEN
         IF underway_internal.store_closing(r, CASE WHEN EXISTS (SELECT FROM underway_internal.task x

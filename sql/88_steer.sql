@@ -171,7 +171,7 @@ CREATE FUNCTION underway_internal.settle_ending(r underway_internal.run) RETURNS
 BEGIN
     IF EXISTS (SELECT FROM underway_internal.queue q WHERE q.id = r.queue_id AND q.dropped_at IS NOT NULL) THEN
         -- Nobody runs anything of this workflow any more, nor can it be undone.
-        PERFORM underway_internal.stop_some(r, NULL, r.error);
+        PERFORM underway_internal.stop_some(r, NULL, coalesce(r.error, 'the workflow was dropped'), true);
         IF NOT EXISTS (SELECT FROM underway_internal.task x WHERE x.run_id = r.id AND x.step IS NOT NULL) THEN
             PERFORM underway_internal.end_run(r);
             RETURN true;

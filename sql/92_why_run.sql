@@ -58,8 +58,8 @@ BEGIN
     END LOOP;
     SELECT count(*) INTO n FROM (SELECT FROM underway_internal.task x
         WHERE x.run_id = r.id AND x.step IS NOT NULL AND (x.item < 0 OR x.state = 'in_progress') LIMIT 1003) y;
-    RETURN nullif(array_to_string(lines, '; ') || CASE WHEN n > 1002 THEN '; and 1000 or more others' WHEN n > 3 THEN format('; and %s others', n - 3)
-        ELSE '' END, '');
+    RETURN nullif(array_to_string(lines, '; ') || CASE WHEN n > 1002 THEN '; and 1000 or more others' WHEN n = 4 THEN '; and one other'
+        WHEN n > 4 THEN format('; and %s others', n - 3) ELSE '' END, '');
 END $$;
 
 CREATE FUNCTION underway_internal.why_unfinished_run(r underway_internal.run) RETURNS text LANGUAGE plpgsql AS $$

@@ -200,8 +200,9 @@ TimestampTz cancels(database_entry* db) {
     // As the interrupt: under the lock, so that it cannot be meant for the task after this one.
     SpinLockAcquire(&slot->mutex);
     const TimestampTz cancelled_at = slot->cancelled_at;
-    if (slot->running && cancelled_at != 0 && cancelled_at < too_long && slot->pid != 0) {
-      (void)kill(slot->pid, SIGTERM);
+    const int pid = slot->pid;
+    if (slot->running && cancelled_at != 0 && cancelled_at < too_long && pid != 0) {
+      (void)kill(pid, SIGTERM);
     }
     SpinLockRelease(&slot->mutex);
   }

@@ -82,8 +82,11 @@ void interrupt_task(Oid database, const pg_uuid_t& id) noexcept {
     // it does next.
     if (slot->running && memcmp(&slot->task_id, &id, sizeof id) == 0) {
       TimestampTz not_yet = 0;
-      if (slot->cancelled_at.compare_exchange_strong(not_yet, GetCurrentTimestamp())) {
-        (void)kill(slot->pid, SIGINT);
+      // One that has died and is not reclaimed yet has none: signal 0 would be for ourselves.
+      const int pid = slot->pid;
+      if (pid != 0 &&
+          slot->cancelled_at.compare_exchange_strong(not_yet, GetCurrentTimestamp())) {
+        (void)kill(pid, SIGINT);
       }
     }
     for (int i = slot->begun; i < Min(slot->prefetched, worker_slot::max_prefetch); i++) {

@@ -45,9 +45,11 @@ SELECT underway.create_workflow('calls', ARRAY[underway.step('p', 'does', undo =
 SELECT underway.start('calls', '{"n": 3}') AS run \gset
 SELECT test.until(format('(SELECT state(child(%L)) = ''waiting'')', :'run'));
 SELECT state, progress FROM underway.status(:'run');
-SELECT step, kind, outcome, input FROM underway.history(:'run');
-SELECT underway.signal(child(:'run'), 'w', '"go"');
+SELECT step, kind, outcome, input, child_run = child(:'run') AS child FROM underway.history(:'run');
+SELECT child(:'run') AS child \gset
+SELECT underway.signal(:'child', 'w', '"go"');
 SELECT state, output FROM test.ends(:'run');
+SELECT step, child_run = :'child' AS child FROM underway.history(:'run') WHERE step = 'c';
 TRUNCATE effect;
 
 -- A child that fails is a failure of the step, by its policy.
@@ -116,6 +118,16 @@ SELECT test.until('(SELECT due > 0 FROM underway.queues WHERE name = ''outside''
 SELECT lease, input FROM underway.dequeue('outside') \gset
 SELECT underway.complete(:'lease', '"from outside"');
 SELECT state, output FROM test.ends(:'run');
+-- A parent that is dropped waits for the end of its child, which is told to stop.
+SELECT underway.create_workflow('dropped', ARRAY[underway.child('c', 'external'), underway.step('z', 'same')]);
+SELECT underway.start('dropped') AS run \gset
+SELECT test.until('(SELECT due > 0 FROM underway.queues WHERE name = ''outside'')');
+SELECT child(:'run') AS child, lease FROM underway.dequeue('outside') \gset
+SELECT underway.drop_workflow('dropped', true);
+SELECT test.until(format('underway.heartbeat(%L) = ''cancel''', :'lease'));
+SELECT step, outcome FROM underway.history(:'run');
+SELECT underway.release(:'lease');
+SELECT state, error FROM test.ends(:'child') UNION ALL SELECT state, error FROM test.ends(:'run');
 TRUNCATE effect;
 -- Itself, so many times, also as the first step; and for ever.
 SELECT underway.create_workflow('down', ARRAY[underway.step('a', 'same', input => '{"n": "$run.n"}'), underway.child('c', 'down', input => '{"n": "$run.next", "next": "$run.last"}', run_if => '$run.n != null')]);

@@ -27,6 +27,17 @@ SELECT underway.start('wide', '{"x": 1}') AS run \gset
 SELECT state, output FROM test.ends(:'run');
 SELECT underway.start('wide', '{"x": 2, "q": true}') AS run \gset
 SELECT state, output FROM test.ends(:'run');
+
+-- Of several steps that could begin, those of the higher priority do first; where a step gives none, the run's holds.
+CREATE TABLE turn (n int GENERATED ALWAYS AS IDENTITY, step text);
+CREATE FUNCTION turns(input jsonb) RETURNS void LANGUAGE sql AS $$ INSERT INTO turn (step) VALUES (input #>> '{}') $$;
+SELECT underway.create_workflow('turns', ARRAY(SELECT underway.step(s, 'turns', after => '{}', input => to_jsonb(s), priority => p)
+    FROM (VALUES ('late', 9), ('as run', NULL), ('first', 0), ('second', 1)) v(s, p)), concurrency => 1, priority => 3);
+SELECT underway.pause_queue('turns'), underway.start('turns') AS run \gset
+SELECT underway.resume_queue('turns');
+SELECT state FROM test.ends(:'run');
+SELECT string_agg(step, ', ' ORDER BY n) FROM turn;
+
 -- Nothing runs at all.
 SELECT underway.create_workflow('idle', ARRAY[underway.step('a', 'same', run_if => '$run.go'), underway.step('b', 'same', run_if => '$run.go')]);
 SELECT underway.start('idle', '{"x": 1}') AS run \gset
@@ -151,5 +162,23 @@ SELECT underway.create_workflow('beside', ARRAY[underway.step('a', 'nothing'), u
     underway.step('c', 'same', after => '{a}')]);
 SELECT underway.start('beside') AS run \gset
 SELECT state, sqlstate, error FROM test.ends(:'run');
+-- Nor to one that waits for a step beside: it would begin before that has ended, and once more when it ends.
+SELECT underway.create_workflow('early', ARRAY[underway.step('a', 'nothing'), underway.step('b', 'goes', after => '{a}', input => '"j"', retry => once()), underway.step('x', 'same'),
+    underway.wait('w', after => '{a}'), underway.step('j', 'joins', after => '{x,w}'), underway.step('z', 'same')]);
+SELECT underway.start('early') AS run \gset
+SELECT state, sqlstate, error FROM test.ends(:'run');
+-- The delay of one branch holds for the join, whichever ends last; also when a step between is skipped.
+CREATE FUNCTION tomorrow(input jsonb) RETURNS underway.transition LANGUAGE sql AS $$ SELECT underway.next('1', delay => '1 day') $$;
+SELECT underway.create_workflow('tomorrow', ARRAY[underway.step('a', 'tomorrow', after => '{}'), underway.step('s', 'same', run_if => '$run.no == 1'),
+    underway.wait('w', after => '{}'), underway.step('j', 'joins', after => '{s,w}'), underway.step('k', 'joins', after => '{a,w}')]);
+SELECT underway.start('tomorrow') AS run \gset
+SELECT test.until(format('EXISTS (SELECT FROM underway_internal.step_result WHERE run_id = %L AND step = ''s'')', :'run'));
+SELECT underway.signal(:'run', 'w', '"came"');
+SELECT test.until(format('(SELECT count(*) = 2 FROM underway.history(%L) WHERE outcome = ''pending'')', :'run'));
+SELECT step, due_at - ended_at > '23 hours' AS tomorrow FROM (
+    SELECT h.step, h.due_at, max(h.ended_at) OVER () AS ended_at FROM underway.history(:'run') h) h WHERE step IN ('j', 'k') ORDER BY step;
+SELECT underway.set_clock(underway_internal.clock() + interval '1 day') IS NOT NULL;
+SELECT state, output FROM test.ends(:'run');
+SELECT underway.set_clock(NULL) IS NOT NULL;
 SELECT count(underway.drop_workflow(name, true)) > 0 AS dropped FROM underway.workflows;
 SELECT count(underway.drop_queue(name, true)) >= 0 AS dropped FROM underway.queues;

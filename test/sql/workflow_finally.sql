@@ -85,6 +85,19 @@ SELECT underway.create_workflow('early', ARRAY[underway.step('a', 'does'), under
 SELECT underway.start('early', '{"n": 9}') AS run \gset
 SELECT state, sqlstate, error FROM test.ends(:'run');
 TRUNCATE effect;
+-- What is in progress counts, also while the run is paused or parked: by this it ends all the same, and knows no error.
+CREATE FUNCTION finishes_later(input jsonb) RETURNS underway.transition LANGUAGE sql AS $$ SELECT pg_advisory_xact_lock_shared(4711); SELECT underway.finish('"late"') $$;
+CREATE FUNCTION breaks(input jsonb) RETURNS void LANGUAGE plpgsql AS $$ BEGIN RAISE 'broken'; END $$;
+SELECT underway.create_workflow('parked', ARRAY[underway.step('a', 'finishes_later', after => '{}'), underway.step('b', 'breaks', after => '{}', retry => once(), on_failure => 'park'), underway.finally('z', 'cleans')]);
+SELECT underway.create_workflow('paused', ARRAY[underway.step('a', 'finishes_later', after => '{}'), underway.sleep('s', '1 day', after => '{}'), underway.finally('z', 'cleans')]);
+SELECT pg_advisory_lock(4711);
+SELECT underway.start('parked', '{"n": 9}') AS parked, underway.start('paused', '{"n": 9}') AS paused \gset
+SELECT test.until('(SELECT count(*) = 2 FROM underway_internal.task WHERE step = ''a'' AND state = ''in_progress'')');
+SELECT 'asked' FROM underway.pause(:'paused');
+SELECT test.until('(SELECT count(*) = 2 FROM underway_internal.run WHERE state IN (''parked'', ''paused''))');
+SELECT pg_advisory_unlock(4711);
+SELECT state, sqlstate, error, output FROM test.ends(:'parked') UNION ALL SELECT state, sqlstate, error, output FROM test.ends(:'paused');
+SELECT * FROM effects();
 -- Branches, with joins, under REPEATABLE READ: once.
 SELECT underway.create_workflow('dag', ARRAY[underway.step('a', 'does', after => '{}'), underway.step('b', 'does', after => '{}'), underway.step('c', 'does', after => '{}'),
     underway.finally('z', 'cleans')], settings => '{"default_transaction_isolation": "repeatable read"}');
@@ -105,6 +118,17 @@ SELECT underway.heartbeat(:'lease');
 SELECT underway.complete(:'lease');
 SELECT state, output FROM test.ends(:'run');
 SELECT * FROM effects();
-SELECT count(underway.drop_workflow(name, true)) > 0 AS dropped FROM underway.workflows;
+-- That of a workflow that is dropped is not left to external workers; one that works at it is told.
+SELECT underway.create_workflow('dropped', ARRAY[underway.step('a', 'does', undo => 'undoes'), underway.finally('z', queue => 'outside')]);
+SELECT underway.start('dropped', '{"n": 12}') AS leased, underway.start('dropped', '{"n": 13}') AS pending \gset
+SELECT test.until('(SELECT count(*) = 2 FROM underway_internal.task WHERE phase = ''finally'')');
+SELECT lease, input -> 'input' AS input FROM underway.dequeue('outside') \gset
+SELECT underway.drop_workflow('dropped', true);
+SELECT test.until('(SELECT count(*) = 1 FROM underway_internal.run)');
+SELECT test.until(format('underway.heartbeat(%L) = ''cancel''', :'lease'));
+SELECT underway.release(:'lease');
+SELECT state FROM test.ends(:'leased') UNION ALL SELECT state FROM test.ends(:'pending');
+SELECT count(*) FROM underway.dequeue('outside', 10);
+SELECT count(underway.drop_workflow(name, true)) >= 0 AS dropped FROM underway.workflows;
 SELECT count(underway.drop_queue(name, true)) >= 0 AS dropped FROM underway.queues;
 SELECT (SELECT count(*) FROM underway_internal.task) AS tasks, (SELECT count(*) FROM underway_internal.step_result) AS results;

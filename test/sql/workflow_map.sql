@@ -115,6 +115,38 @@ SELECT underway.start('outer all', '{"n": 50}') AS run \gset
 SELECT turn(50);
 SELECT done();
 SELECT state, jsonb_array_length(output) AS items FROM test.ends(:'run');
+-- A map that is cancelled ends after the last of its items, also when somebody completes that one all the same.
+SELECT underway.create_workflow('outer skip', ARRAY[underway.map('m', queue => 'outside', over => 'numbers', on_failure => 'skip', tolerate => 9), underway.step('z', 'nothing')]);
+SELECT underway.create_workflow('outer fail', ARRAY[underway.map('m', queue => 'outside', over => 'numbers'), underway.step('z', 'nothing')]);
+CREATE FUNCTION cancels(run uuid) RETURNS text LANGUAGE sql AS $$
+    SELECT underway.cancel(h.task_id, 'enough') FROM underway.history(run) h WHERE h.kind = 'map' AND h.item IS NULL AND h.outcome = 'waiting' $$;
+SELECT underway.start('outer skip', '{"n": 3}') AS skip \gset
+SELECT test.until('(SELECT count(*) = 3 FROM underway.tasks WHERE queue = ''outside'' AND state = ''pending'')');
+SELECT underway.start('outer fail', '{"n": 3}') AS fail \gset
+SELECT test.until('(SELECT count(*) = 6 FROM underway.tasks WHERE queue = ''outside'' AND state = ''pending'')');
+SELECT count(*) FROM underway.dequeue('outside', 4);
+SELECT cancels(:'skip'), cancels(:'fail');
+SELECT test.until('(SELECT bool_and(underway.heartbeat(t.lease) = ''cancel'') AND count(*) = 4 FROM underway_internal.task t WHERE t.lease IS NOT NULL)');
+SELECT cancels(:'fail'), (SELECT count(*) FROM underway.dequeue('outside', 4)) AS left_pending;
+SELECT done();
+SELECT state, output, error FROM test.ends(:'skip') UNION ALL SELECT state, output, error FROM test.ends(:'fail');
+SELECT step, item, outcome, error FROM underway.history(:'skip') ORDER BY step, item;
+SELECT underway.retry(:'fail');
+SELECT turn(3 - (SELECT count(*)::int FROM underway.history(:'fail') WHERE item IS NOT NULL AND outcome = 'succeeded'));
+SELECT cancels(:'fail') = 'waiting' AS cancelled, (SELECT bool_and(underway.release(t.lease) = 'cancelled') FROM underway_internal.task t WHERE t.lease IS NOT NULL) AS released;
+SELECT state, error FROM test.ends(:'fail');
+-- One item alone, which was begun before: the others go on, and it is undone like them.
+SELECT underway.create_queue('undoing');
+SELECT underway.create_workflow('outer one', ARRAY[underway.map('m', queue => 'outside', over => 'numbers', undo_queue => 'undoing')]);
+SELECT underway.start('outer one', '{"n": 2}') AS run \gset
+SELECT turn(2);
+SELECT underway.release(t.lease) FROM underway_internal.task t WHERE t.lease IS NOT NULL;
+SELECT underway.cancel(task_id) FROM underway.history(:'run') WHERE item = 0 AND outcome = 'pending';
+SELECT state, undo FROM underway_internal.step_result WHERE run_id = :'run' AND item = 0;
+SELECT test.until('(SELECT count(*) = 1 FROM underway.tasks WHERE queue = ''undoing'' AND state = ''pending'')');
+SELECT underway.cancel(:'run', undo => false) IS NOT NULL;
+SELECT state, error FROM test.ends(:'run');
+SELECT test.until('NOT EXISTS (SELECT FROM underway_internal.cancel_request)');
 
 -- Many, one in a hundred of which fails once.
 CREATE FUNCTION hundredth(input jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$

@@ -108,6 +108,16 @@ SELECT underway.create_workflow('skips', ARRAY[underway.step('a', 'add'), underw
 SELECT underway.start('skips', '{"n": 1}') AS run \gset
 SELECT state, output, error FROM test.ends(:'run');
 SELECT step, attempt, outcome FROM underway.history(:'run');
+-- Of every attempt, the history has its times and who made it.
+SELECT step, attempt, outcome, started_at <= ended_at AS in_time, ended_at - started_at < '1 min' AS brief, worker ~ '^background worker \d+ ' AS by_worker,
+    lag(ended_at) OVER (ORDER BY ended_at, attempt) <= ended_at AS in_order FROM underway.history(:'run') ORDER BY ended_at;
+-- One that takes too long: by the step's time over the workflow's, for each attempt anew.
+CREATE FUNCTION endless(input jsonb) RETURNS void LANGUAGE plpgsql AS $$ BEGIN IF underway.attempt() = 1 THEN PERFORM pg_sleep(3600); END IF; END $$;
+SELECT underway.create_workflow('endless', ARRAY[underway.step('a', 'endless', timeout => '20 ms', retry => underway.retry_policy(max_attempts => 50, initial_interval => '0')), underway.step('b', 'endless', retry => once())], timeout => '30 ms');
+SELECT underway.start('endless') AS run \gset
+SELECT state, reason, sqlstate, error FROM test.ends(:'run');
+SELECT step, attempt, outcome, sqlstate, ended_at - started_at >= CASE step WHEN 'a' THEN interval '20 ms' ELSE '30 ms' END AS in_time
+    FROM underway.history(:'run') WHERE outcome = 'failed' AND attempt = 1;
 
 -- A key starts one run; as long as that is kept.
 SELECT underway.start('three', '{"n": 1}', key => 'k') AS run \gset

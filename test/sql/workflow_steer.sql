@@ -287,6 +287,14 @@ SELECT underway.create_workflow('skips', ARRAY[underway.step('x', queue => 'outs
 SELECT underway.start('skips') AS run \gset
 SELECT task_id FROM underway.history(:'run') \gset
 SELECT anonymous(test.errors(format('SELECT underway.pause(%L)', :'task_id'), format('SELECT underway.resume(%L)', :'task_id'), format('SELECT underway.retry(%L)', :'task_id')));
+SELECT says(:'task_id');
+SELECT underway.create_workflow('kinds', ARRAY[underway.wait('w', after => '{}'), underway.sleep('s', '1 day', after => '{}'), underway.map('m', queue => 'outside', input => '[1]', after => '{}'),
+    underway.child('c', 'waits', after => '{}')]);
+SELECT underway.start('kinds') AS kinds \gset
+SELECT at(:'kinds', 'm', 'pending');
+SELECT step, says(task_id) FROM underway.history(:'kinds') ORDER BY step, item;
+SELECT right(says(:'kinds'), 15), underway.cancel(:'kinds') IN ('running', 'waiting');
+SELECT state FROM test.ends(:'kinds');
 SELECT underway.purge_queue('outside'), underway.redrive('outside');
 SELECT underway.cancel(:'task_id');
 SELECT state, effects(:'run') FROM test.ends(:'run');

@@ -102,6 +102,24 @@ for my $name (qw(stubborn deaf))
     is $session->value("SELECT failures, crashes, attempt FROM underway.tasks WHERE id = '$id'"), '0|0|1', "$name: nothing else";
 }
 
+# Cancelled when its worker is gone and nobody has noticed: there is nobody to interrupt, least of all who cancels. The coordinator is asleep
+# meanwhile.
+my $asleep;
+END { kill 'CONT', $asleep if $asleep }
+$session->value('SELECT pg_advisory_lock(1)');
+my $orphan = $session->value("SELECT underway.enqueue('held')");
+$session->until("EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'underway worker' AND wait_event = 'advisory')") or die 'it does not run';
+($asleep) = $session->pids('coordinator');
+kill 'STOP', $asleep;
+$session->value("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE backend_type = 'underway worker' AND wait_event = 'advisory'");
+ok $session->until("NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'underway worker' AND wait_event = 'advisory')"), 'a worker is gone';
+# An interrupt would come with the commit, and between two statements the server ignores it: so that is in the middle of one.
+is $session->query("DO \$\$ BEGIN PERFORM underway.cancel('$orphan'); COMMIT; PERFORM 1; END \$\$; SELECT 'unharmed'"), 'unharmed', 'who cancels its task goes on';
+kill 'CONT', $asleep;
+undef $asleep;
+ok $session->until("(SELECT state = 'cancelled' FROM underway.status('$orphan'))"), 'it ends cancelled';
+$session->value('SELECT pg_advisory_unlock(1)');
+
 # Cancels that come late hit neither our own statements nor the next task.
 $session->value("SELECT count(underway.enqueue_many('brief', array_fill('{}'::jsonb, ARRAY[1000])))");
 my $cancelled = 0;

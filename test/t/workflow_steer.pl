@@ -138,6 +138,28 @@ becomes($run, 'failed', 'its deadline ends it');
 is(sql($node, 'postgres', "SELECT concat_ws(' ', reason, sqlstate) FROM underway.status('$run')"), 'timed out 57014', 'as timed out');
 is(effects($run), 'act undo', 'and it was undone');
 
+# What a run waits for, of every kind, is a row: no process of ours is there, so no transaction of ours either; and each goes on.
+sql($node, 'postgres', <<'END');
+SELECT underway.create_queue('outside');
+SELECT underway.create_workflow('every', ARRAY[underway.wait('signal', after => '{}'), underway.sleep('timer', '1 hour', after => '{}'),
+    underway.child('child', 'w', after => '{}'), underway.step('external', queue => 'outside', after => '{}'), underway.map('items', queue => 'outside', input => '[1, 2]', after => '{}'),
+    underway.step('join', 'act', after => '{signal,timer,child,external,items}')]);
+END
+$run = sql($node, 'postgres', "SELECT underway.start('every')");
+wait_for($node, 'postgres', "SELECT count(*) = 3 FROM underway.tasks WHERE queue = 'outside' AND state = 'pending'", 'all steps of a run wait');
+wait_for($node, 'postgres', "SELECT state = 'waiting' FROM underway.status((SELECT child_run FROM underway.history('$run') WHERE step = 'child'))", 'its child too');
+wait_for($node, 'postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type IN ('underway coordinator', 'underway worker')",
+    'coordinator and workers leave');
+is(sql($node, 'postgres', "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'underway%' AND (xact_start IS NOT NULL OR backend_xmin IS NOT NULL)"),
+    '0', 'there is no transaction');
+sql($node, 'postgres', "SELECT underway.signal('$run', 'signal'), underway.signal((SELECT child_run FROM underway.history('$run') WHERE step = 'child'), 's')");
+sql($node, 'postgres', "SELECT count(*) FROM underway.dequeue('outside', 3)");
+sql($node, 'postgres', "SELECT underway.complete(t.lease) FROM underway_internal.task t WHERE t.lease IS NOT NULL");
+wait_for($node, 'postgres', "SELECT count(*) = 4 FROM underway.history('$run') WHERE item IS NULL AND outcome = 'succeeded'", 'signals, the child and a client move it on');
+sql($node, 'postgres', "SELECT underway.set_clock(underway_internal.clock() + interval '2 hours')");
+becomes($run, 'succeeded', 'the timer does the rest');
+sql($node, 'postgres', 'SELECT underway.set_clock(NULL)');
+
 # Very many at once, by one who drops their workflow.
 sql($node, 'postgres', "SELECT underway.create_workflow('many', ARRAY[underway.wait('s')]);
     SELECT count(underway.start('many')) FROM generate_series(1, 1000)");
