@@ -39,6 +39,9 @@ BEGIN
             -- A nudge of a run that somebody started while its workflow was dropped.
             PERFORM underway_internal.ask_run(t.run_id, 'cancel', false, 'the workflow was dropped', t.enqueued_by)
                 WHERE EXISTS (SELECT FROM underway_internal.run r WHERE r.id = t.run_id);
+            -- A signal that came too late is for nobody.
+            DELETE FROM underway_internal.signal g
+                WHERE g.run_id = t.run_id AND NOT EXISTS (SELECT FROM underway_internal.run r WHERE r.id = t.run_id);
             RETURN false;
         ELSIF reason IS DISTINCT FROM 'run ended' THEN
             PERFORM underway_internal.step_lost(t, state, output, reason, sqlstate, coalesce(message, reason));

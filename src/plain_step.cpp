@@ -17,22 +17,22 @@ archive_table run_archive("run_archive");
 
 namespace run {
 enum : int {
-  id,
   state,
   ending,
+  error,
+  parent,
+  forked_from,
   priority,
   headers,
   key,
   group_key,
-  parent,
-  forked_from,
   started_by
 };
 }
 pg::relation run_table("run");
 pg::relation run_pkey("run_pkey");
-pg::columns of_run("id", "state", "ending", "priority", "headers", "key", "group_key", "parent",
-                   "forked_from", "started_by");
+pg::columns of_run("state", "ending", "error", "parent", "forked_from", "priority", "headers",
+                   "key", "group_key", "started_by");
 
 namespace step_result {
 enum : int { state };
@@ -99,9 +99,9 @@ class ending {
 
   bool is_plain() const {
     return is(runs_.value(of_run[run::state]), "running") && runs_.null(of_run[run::ending]) &&
-           (!is_last() ||
-            (runs_.null(of_run[run::parent]) && runs_.null(of_run[run::forked_from]) &&
-             (q_->keep_succeeded || runs_.null(of_run[run::key]))));
+           (!is_last() || (runs_.null(of_run[run::error]) && runs_.null(of_run[run::parent]) &&
+                           runs_.null(of_run[run::forked_from]) &&
+                           (q_->keep_succeeded || runs_.null(of_run[run::key]))));
   }
 
   bool is_asked_something() const {

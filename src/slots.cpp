@@ -84,8 +84,7 @@ void interrupt_task(Oid database, const pg_uuid_t& id) noexcept {
       TimestampTz not_yet = 0;
       // One that has died and is not reclaimed yet has none: signal 0 would be for ourselves.
       const int pid = slot->pid;
-      if (pid != 0 &&
-          slot->cancelled_at.compare_exchange_strong(not_yet, GetCurrentTimestamp())) {
+      if (pid != 0 && slot->cancelled_at.compare_exchange_strong(not_yet, GetCurrentTimestamp())) {
         (void)kill(pid, SIGINT);
       }
     }
