@@ -51,7 +51,6 @@ pg::relation control_table("run_control");
 pg::relation control_pkey("run_control_pkey");
 pg::relation signal_table("signal");
 pg::relation signal_pkey("signal_pkey");
-pg::relation step_index("task_step");
 
 bool is(Datum value, const char* word) {
   const text* t = DatumGetTextPP(value);
@@ -105,6 +104,10 @@ class ending {
   }
 
   bool is_asked_something() const {
+    const database_entry* db = find_database(MyDatabaseId, false);
+    if (db != nullptr && !db->asked) {
+      return false;
+    }
     pg::table controls;
     controls.open(control_table.oid(), AccessShareLock);
     find_run(&controls, &control_pkey, &task_.run_id);
@@ -113,15 +116,9 @@ class ending {
     return asked;
   }
 
-  // Nothing else of it is under way, and nothing of what its steps gave has to be kept with it.
-  bool may_end() {
-    find_run(&tasks_, &step_index, &task_.run_id);
-    while (tasks_.next()) {
-      const pg_uuid_t id = tasks_.uuid(of_task[task_column::id]);
-      if (!tasks_.null(of_task[task_column::step]) && memcmp(&id, &task_.id, sizeof id) != 0) {
-        return false;
-      }
-    }
+  // Nothing of what its steps gave has to be kept with it. (Nothing else of it is under way:
+  // without branches there is one step at a time.)
+  bool may_end() const {
     bool may = true;
     pg::table results;
     results.open(&result_table, &of_result);

@@ -154,6 +154,7 @@ void prepare(database_entry* d, Oid oid) noexcept {
   d->cancels = false;
   d->looks = false;
   d->controls = false;
+  d->asked = true;
   d->wakes_at = DT_NOEND;
   d->next_expiry = DT_NOEND;
   d->next_stale = DT_NOEND;

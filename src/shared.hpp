@@ -39,7 +39,8 @@ struct database_entry {
   std::atomic<bool> told_held;              // the log says that queues are held
   std::atomic<bool> cancels;   // tasks in progress were cancelled: some may be pending again by now
   std::atomic<bool> looks;     // a client has finished a child of a map
-  std::atomic<bool> controls;  // something was asked of a run
+  std::atomic<bool> controls;  // something was asked of a run, and the coordinator has not looked
+  std::atomic<bool> asked;     // something may be asked that the run's row does not say yet
   std::atomic<TimestampTz>
       wakes_at;  // when the coordinator, or without one the launcher, looks again by itself
   std::atomic<TimestampTz> next_expiry;    // of task-level ttls

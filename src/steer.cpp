@@ -160,6 +160,7 @@ TimestampTz run(database_entry* db) {
   bool done = true;
   if (new_ones || again) {
     done = obey_all();
+    db->asked = !done;  // by one that has just committed: it is looked at next
   }
   if (deadline_at <= now || db->next_deadline <= now) {
     db->next_deadline = DT_NOEND;

@@ -143,7 +143,7 @@ known_step read(const queue_info* q, const claimed_task& task, part which) {
   return known;
 }
 
-const known_step* find(const queue_info* q, const claimed_task& task) {
+known_step* find(const queue_info* q, const claimed_task& task) {
   const part which = part_of(task);
   const key k = {q->id, task.version, task.step, which};
   auto it = cache.find(k);
@@ -172,8 +172,8 @@ bool may_be_plain(const queue_info* q, const claimed_task& task, const result& r
 
 }  // namespace
 
-const step_function* find_step(const queue_info* q, const claimed_task& task) {
-  static constexpr step_function nothing = {};
+step_function* find_step(const queue_info* q, const claimed_task& task) {
+  static step_function nothing = {};
   if (!has_function(task)) {
     return &nothing;
   }
@@ -187,32 +187,61 @@ void forget_steps() noexcept {
   }
 }
 
-Oid resolve(const queue_info* q, const step_function& f) {
+namespace {
+
+// What decides whether a function can be found, called and trusted.
+uint64 catalog_changes() {
+  static uint64 changes = 1;
+  static bool watching = false;
+  if (!watching) {
+    for (const int cache : {PROCOID, NAMESPACEOID, AUTHOID, AUTHMEMMEMROLE}) {
+      CacheRegisterSyscacheCallback(
+          cache, [](Datum, int, uint32) { changes++; }, 0);
+    }
+    watching = true;
+  }
+  return changes;
+}
+
+Oid look_up(const queue_info* q, const step_function& f) {
+  const Oid function = f.set ? find_set_function(f.schema, f.name, f.takes_input)
+                             : find_handler(f.schema, f.name, f.takes_input);
+  const char* name = quote_qualified_identifier(f.schema, f.name);
+  if (!OidIsValid(function)) {
+    ereport(ERROR, (errcode(ERRCODE_UNDEFINED_FUNCTION),
+                    errmsg("the step's function %s(%s) does not exist, or is not fit to run", name,
+                           f.takes_input ? "jsonb" : ""),
+                    errhint("Create it again; then retry the run.")));
+  }
+  if (!pg::may_execute(function, q->owner) ||
+      !pg::may_use_schema(get_namespace_oid(f.schema, false), q->owner)) {
+    ereport(
+        ERROR,
+        (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+         errmsg("role \"%s\", which the workflow runs as, may not execute the step's function %s",
+                GetUserNameFromId(q->owner, true), name),
+         errhint("Grant EXECUTE on it, and USAGE on its schema; then retry the run.")));
+  }
+  if (!is_trusted(q, function, f.maker)) {
+    ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+                    errmsg("the step's function %s now belongs to another role", name),
+                    errhint("If that is meant, define the workflow anew.")));
+  }
+  return function;
+}
+
+}  // namespace
+
+Oid resolve(const queue_info* q, step_function* f) {
   return pg::call([&] {
-    const Oid function = f.set ? find_set_function(f.schema, f.name, f.takes_input)
-                               : find_handler(f.schema, f.name, f.takes_input);
-    const char* name = quote_qualified_identifier(f.schema, f.name);
-    if (!OidIsValid(function)) {
-      ereport(ERROR, (errcode(ERRCODE_UNDEFINED_FUNCTION),
-                      errmsg("the step's function %s(%s) does not exist, or is not fit to run",
-                             name, f.takes_input ? "jsonb" : ""),
-                      errhint("Create it again; then retry the run.")));
+    const uint64 now = catalog_changes();
+    if (f->resolved_at != now || f->resolved_for != q->owner) {
+      f->resolved_at = 0;
+      f->resolved = look_up(q, *f);
+      f->resolved_for = q->owner;
+      f->resolved_at = now;
     }
-    if (!pg::may_execute(function, q->owner) ||
-        !pg::may_use_schema(get_namespace_oid(f.schema, false), q->owner)) {
-      ereport(
-          ERROR,
-          (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-           errmsg("role \"%s\", which the workflow runs as, may not execute the step's function %s",
-                  GetUserNameFromId(q->owner, true), name),
-           errhint("Grant EXECUTE on it, and USAGE on its schema; then retry the run.")));
-    }
-    if (!is_trusted(q, function, f.maker)) {
-      ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-                      errmsg("the step's function %s now belongs to another role", name),
-                      errhint("If that is meant, define the workflow anew.")));
-    }
-    return function;
+    return f->resolved;
   });
 }
 

@@ -17,16 +17,20 @@ struct step_function {
   bool takes_input;
   bool set;    // its rows are the output
   bool alone;  // a child of a map, an undo, finally: it may not say what comes next
+  // What resolve() found last: for this owner, as the catalogs were then.
+  Oid resolved;
+  Oid resolved_for;
+  uint64 resolved_at;
 };
 
 // In a transaction of its own when it has to read and none is open. Raises when there is no such
 // step.
-const step_function* find_step(const queue_info* q, const claimed_task& task);
+step_function* find_step(const queue_info* q, const claimed_task& task);
 // Whoever reads versions that were not committed forgets them: another may get the same number.
 void forget_steps() noexcept;
 
-// The oid, found anew each time; raises 42883 or 42501.
-Oid resolve(const queue_info* q, const step_function& f);
+// The oid, found anew when functions, schemas or roles have changed; raises 42883 or 42501.
+Oid resolve(const queue_info* q, step_function* f);
 
 // What follows a step.
 struct following {

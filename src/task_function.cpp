@@ -18,7 +18,7 @@ task_function::task_function(const queue_info* q, const claimed_task& task)
     : q_(q), step_(q->workflow ? find_step(q, task) : nullptr) {}
 
 void task_function::find() {
-  function_ = step_ != nullptr ? resolve(q_, *step_) : q_->handler;
+  function_ = step_ != nullptr ? resolve(q_, step_) : q_->handler;
   handler_ = handler_of(function_, step_ != nullptr && step_->set);
 }
 

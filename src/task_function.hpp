@@ -25,7 +25,7 @@ class task_function {
 
  private:
   const queue_info* q_ = nullptr;
-  const step_function* step_ = nullptr;  // null: the queue's handler
+  step_function* step_ = nullptr;  // null: the queue's handler
   Oid function_ = InvalidOid;
   handler* handler_ = nullptr;
 };

@@ -134,6 +134,7 @@ void tell() noexcept {
     n = need::yes;
   }
   if (mine.control) {
+    db->asked = true;
     db->controls = true;
     n = need::yes;
   }
@@ -345,6 +346,7 @@ void everything_may_have_changed(Oid database) noexcept {
     set_earlier(&db->next_deadline, clock_now());
     db->generation++;
     db->looks = true;
+    db->asked = true;
     db->controls = true;
     // It surveys all queues, each in one look, and then wakes the workers that there is work for.
     poke_coordinator(db);

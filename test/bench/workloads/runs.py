@@ -1,22 +1,22 @@
 """Runs of a workflow of three steps that do nothing: runs per second, durable and async.
 
 Limit: what the machine commits, divided by the three commits that such a run needs: pgbench, one UPDATE of a row of the client's own
-per commit, as many clients as workers, durable. 8 workers; in the long form 4, 8 and 12 are tried, and that number is taken with which ours does best."""
+per commit, as many clients as workers, durable. That number of workers is taken with which ours does best."""
 
 import time
 
 from lib.bench import UPDATED, UPDATE_ONE
 from lib.measure import Row
 
-WORKERS = {False: (8,), True: (4, 8, 12)}
+WORKERS = (4, 8)
 
 
 def run(bench):
-    workers, figures, limits, tried = bench.best_of(WORKERS[bench.long], lambda *how: measure(bench, "sync", bench.pick(1_500, 20_000), *how))
+    workers, figures, limits, tried = bench.best_of(WORKERS, lambda *how: measure(bench, "sync", bench.pick(4_000, 40_000), *how))
     yield Row("3-step runs, durable", "/s", figures, limits, at_least=0.7, limit="UPDATE per commit, as many clients, divided by 3",
               note=f"{workers} workers", detail=tried)
     durable = figures
-    workers, figures, limits, tried = bench.best_of(WORKERS[bench.long], lambda *how: measure(bench, "async", bench.pick(2_000, 40_000), *how))
+    workers, figures, limits, tried = bench.best_of(WORKERS, lambda *how: measure(bench, "async", bench.pick(8_000, 80_000), *how))
     yield Row("3-step runs, async over durable", "/s", figures, durable, at_least=3, limit="our own durable figure",
               note=f"{workers} workers", detail=tried)
 
