@@ -78,7 +78,8 @@ CREATE TABLE underway_internal.run (
     parent_step text,
     started_by  text NOT NULL,
     started_at  timestamptz NOT NULL,
-    deadline    timestamptz,
+    timeout     interval,
+    deadline    timestamptz,            -- that after it was to begin, or was retried
     paused_by   text,
     ending      text,                   -- succeeded, failed, cancelled: what it will be once what is left to do has been done
     undo        bool NOT NULL DEFAULT true,
@@ -116,7 +117,7 @@ CREATE TABLE underway_internal.run_archive (
     sqlstate    text,
     output      jsonb,
     results     jsonb,                  -- what its steps gave, of one that did not succeed: for retry and fork
-    deadline    timestamptz,
+    timeout     interval,
     forked_from uuid
 ) PARTITION BY LIST (slot);
 

@@ -162,7 +162,8 @@ BEGIN
     r.group_key := group_key;
     r.started_by := pg_get_userbyid(caller);
     r.started_at := now;
-    r.deadline := due + coalesce(timeout, w.run_timeout);
+    r.timeout := coalesce(timeout, w.run_timeout);
+    r.deadline := due + r.timeout;
     PERFORM underway_internal.begin_run(r, due);
     RETURN r.id;
 END $$;

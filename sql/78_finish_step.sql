@@ -253,11 +253,11 @@ BEGIN
     DELETE FROM underway_internal.run x WHERE x.id = r.id;
     IF keep = 'all' OR keep = 'failed' AND r.ending = 'failed' THEN
         INSERT INTO underway_internal.run_archive (slot, id, queue_id, version, state, input, headers, priority, key, group_key, parent,
-                parent_step, started_by, started_at, finished_at, reason, error, sqlstate, output, results, deadline, forked_from)
+                parent_step, started_by, started_at, finished_at, reason, error, sqlstate, output, results, timeout, forked_from)
             VALUES (CASE WHEN r.ending = 'succeeded' THEN underway_internal.ring_current('succeeded', 0)
                          ELSE underway_internal.ring_current('ended', 8) END,
                 r.id, r.queue_id, r.version, r.ending, r.input, r.headers, r.priority, r.key, r.group_key, r.parent, r.parent_step,
-                r.started_by, r.started_at, underway_internal.clock(), r.reason, r.error, r.sqlstate, r.output, results, r.deadline, r.forked_from);
+                r.started_by, r.started_at, underway_internal.clock(), r.reason, r.error, r.sqlstate, r.output, results, r.timeout, r.forked_from);
     ELSIF r.key IS NOT NULL THEN
         DELETE FROM underway_internal.task_key k WHERE k.queue_id = r.queue_id AND k.key = r.key AND k.task_id = r.id;
     END IF;

@@ -57,7 +57,7 @@ BEGIN
         RETURN t;
     END IF;
     c.queue_id := target.id;
-    SELECT w.version, due + w.run_timeout INTO c.version, c.deadline FROM underway_internal.workflow w WHERE w.queue_id = target.id;
+    SELECT w.version, w.run_timeout, due + w.run_timeout INTO c.version, c.timeout, c.deadline FROM underway_internal.workflow w WHERE w.queue_id = target.id;
     c.state := CASE WHEN t.paused_by IS NULL THEN 'running' ELSE 'paused' END;
     c.paused_by := t.paused_by;
     c.undo := true;

@@ -109,9 +109,10 @@ BEGIN
     IF a.key IS NOT NULL AND underway_internal.take_key(a.queue_id, a.key, a.id) <> a.id THEN
         RETURN false;
     END IF;
-    INSERT INTO underway_internal.run AS x (id, queue_id, version, state, input, headers, priority, key, group_key, started_by, started_at, deadline, forked_from)
+    INSERT INTO underway_internal.run AS x (id, queue_id, version, state, input, headers, priority, key, group_key, started_by, started_at, timeout, deadline,
+            forked_from)
         VALUES (a.id, a.queue_id, a.version, 'running', a.input, a.headers, a.priority, a.key, a.group_key, a.started_by, a.started_at,
-            underway_internal.clock() + (a.deadline - a.started_at), a.forked_from)
+            a.timeout, underway_internal.clock() + a.timeout, a.forked_from)
         ON CONFLICT DO NOTHING RETURNING x.* INTO r;
     IF NOT FOUND THEN
         RETURN false;

@@ -95,7 +95,7 @@ BEGIN
                 r.error := NULL;
                 r.sqlstate := NULL;
                 -- How long a person took does not count.
-                r.deadline := now + (r.deadline - r.started_at);
+                r.deadline := now + r.timeout;
             WHEN c.kind = 'retry' AND r.state = 'parked' THEN
                 undo_again := true;
             WHEN c.kind = 'retry' AND r.state = 'running' THEN
@@ -107,7 +107,7 @@ BEGIN
     IF r.deadline <= now AND r.ending IS NULL AND r.state <> 'parked' THEN
         r.ending := 'failed';
         r.reason := 'timed out';
-        r.error := format('the run took longer than its timeout (%s)', r.deadline - r.started_at);
+        r.error := format('the run took longer than its timeout (%s)', r.timeout);
         r.sqlstate := '57014';
         r.paused_by := NULL;
         r.state := 'running';

@@ -78,7 +78,7 @@ BEGIN
         old.headers := a.headers;
         old.priority := a.priority;
         old.group_key := a.group_key;
-        old.deadline := a.deadline;
+        old.timeout := a.timeout;
         -- Else what has been done once would be done again, unasked.
         SELECT x.name INTO missing FROM underway_internal.step x
             JOIN underway_internal.queue t ON t.id = coalesce(x.target_queue, q.id)
@@ -109,7 +109,8 @@ BEGIN
     r.group_key := old.group_key;
     r.started_by := pg_get_userbyid(caller);
     r.started_at := underway_internal.clock();
-    r.deadline := r.started_at + (old.deadline - old.started_at);
+    r.timeout := old.timeout;
+    r.deadline := r.started_at + r.timeout;
     r.forked_from := run;
     INSERT INTO underway_internal.run SELECT r.*;
     PERFORM underway_internal.note_deadline(r.deadline);

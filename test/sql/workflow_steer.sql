@@ -280,6 +280,19 @@ SELECT underway.set_clock(underway_internal.clock() + interval '22 hours') IS NO
 SELECT state, reason FROM test.ends(:'run') UNION ALL SELECT state, reason FROM test.ends(:'early');
 SELECT at(:'late', 'w', 'waiting'), underway.cancel(:'late');
 SELECT state FROM test.ends(:'late');
+-- A delay is not in the timeout, however often the run is retried.
+SELECT underway.start('timed', delay => '5 hours', timeout => '1 hour') AS delayed \gset
+SELECT underway.set_clock(underway_internal.clock() + interval '7 hours') IS NOT NULL;
+SELECT error FROM test.ends(:'delayed');
+SELECT underway.retry(:'delayed');
+SELECT at(:'delayed', 'w', 'waiting');
+SELECT deadline - underway_internal.clock() BETWEEN '0' AND '1 hour' FROM underway.runs WHERE id = :'delayed';
+SELECT underway.set_clock(underway_internal.clock() + interval '2 hours') IS NOT NULL;
+SELECT error FROM test.ends(:'delayed');
+SELECT underway.retry(:'delayed');
+SELECT deadline - underway_internal.clock() BETWEEN '0' AND '1 hour' FROM underway.runs WHERE id = :'delayed';
+SELECT underway.cancel(:'delayed') IS NOT NULL;
+SELECT state FROM test.ends(:'delayed');
 SELECT underway.set_clock(NULL) IS NOT NULL;
 
 -- Single steps: cancelled, their policy applies; the rest is a matter of the run. Emptying and redriving leave them alone.
@@ -291,7 +304,7 @@ SELECT says(:'task_id');
 SELECT underway.create_workflow('kinds', ARRAY[underway.wait('w', after => '{}'), underway.sleep('s', '1 day', after => '{}'), underway.map('m', queue => 'outside', input => '[1]', after => '{}'),
     underway.child('c', 'waits', after => '{}')]);
 SELECT underway.start('kinds') AS kinds \gset
-SELECT at(:'kinds', 'm', 'pending');
+SELECT at(:'kinds', 'm', 'waiting');
 SELECT step, says(task_id) FROM underway.history(:'kinds') ORDER BY step, item;
 SELECT right(says(:'kinds'), 15), underway.cancel(:'kinds') IN ('running', 'waiting');
 SELECT state FROM test.ends(:'kinds');
