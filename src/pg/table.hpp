@@ -48,10 +48,11 @@ class table {
   // As FOR NO KEY UPDATE does, waiting; what was found is then the row as it is now.
   changed lock();
   changed remove();  // waits for whoever has the row locked
-  changed change();  // does not
+  changed change();  // does not, but for who locks it in that very moment
   void insert();
 
  private:
+  bool is_locked() const;
   void fill_indexes(bool update);
   void end_scan();
 
