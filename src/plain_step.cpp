@@ -212,6 +212,7 @@ class ending {
     set(t::timeout, IntervalPGetDatum(how_.timeout), how_.timeout == nullptr);
     set(t::retry, JsonbPGetDatum(how_.retry), how_.retry == nullptr);
     set(t::step, CStringGetTextDatum(how_.next));
+    set_null(t::paused_by);
     tasks_.insert();
     if (next_->wanted) {
       describe_next(id, input);
@@ -229,12 +230,15 @@ class ending {
     t.attempt = 1;
     t.input = DatumGetJsonbPCopy(JsonbPGetDatum(input));
     t.headers = runs_.jsonb(of_run[run::headers]);
-    t.timeout = how_.timeout;
+    if (how_.timeout != nullptr) {
+      t.timeout = static_cast<Interval*>(palloc(sizeof(Interval)));
+      *t.timeout = *how_.timeout;
+    }
     t.last_attempt = (how_.max_attempts == 0 ? q_->max_attempts : how_.max_attempts) <= 1;
     t.of_run = true;
     t.run_id = task_.run_id;
     t.version = task_.version;
-    t.step = how_.next;
+    t.step = pstrdup(how_.next);
     t.item = task_.item;
     MemoryContextSwitchTo(before);
   }

@@ -7,6 +7,10 @@ namespace {
 pg::relation task("task");
 pg::relation primary_key("task_pkey");
 
+#define UNDERWAY_COLUMN(name) #name,
+constexpr const char* names[] = {UNDERWAY_TASK_COLUMNS(UNDERWAY_COLUMN)};
+#undef UNDERWAY_COLUMN
+
 bool is_in_progress(Datum state) {
   const text* t = DatumGetTextPP(state);
   constexpr const char* expected = "in_progress";
@@ -16,10 +20,7 @@ bool is_in_progress(Datum state) {
 
 }  // namespace
 
-#define UNDERWAY_COLUMN(name) #name,
-// The last one is there for the comma before it, and is a column too.
-pg::columns of_task(UNDERWAY_TASK_COLUMNS(UNDERWAY_COLUMN) "paused_by");
-#undef UNDERWAY_COLUMN
+pg::columns of_task(names);
 
 void open_tasks(pg::table* t) { t->open(&task, &of_task); }
 

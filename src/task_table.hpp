@@ -13,7 +13,7 @@ namespace underway {
           column(generation) column(boot) column(claimed_at) column(expires_at) column(lease)      \
               column(enqueued_by) column(input) column(headers) column(key) column(group_key)      \
                   column(timeout) column(heartbeat) column(retry) column(worker) column(run_id)    \
-                      column(version) column(step) column(item) column(phase)
+                      column(version) column(step) column(item) column(phase) column(paused_by)
 
 namespace task_column {
 #define UNDERWAY_COLUMN(name) name,

@@ -46,6 +46,13 @@ class columns {
   constexpr explicit columns(Names... names) noexcept : names_{names...}, count_(sizeof...(names)) {
     static_assert(sizeof...(names) <= most);
   }
+  template <size_t count>
+  constexpr explicit columns(const char* const (&names)[count]) noexcept : names_{}, count_(count) {
+    static_assert(count <= most);
+    for (size_t n = 0; n < count; n++) {
+      names_[n] = names[n];
+    }
+  }
   void find(Relation table);  // that is open; raises when one is missing
   AttrNumber operator[](int n) const noexcept { return places_[n]; }
   int count() const noexcept { return count_; }
