@@ -52,11 +52,6 @@ pg::relation control_pkey("run_control_pkey");
 pg::relation signal_table("signal");
 pg::relation signal_pkey("signal_pkey");
 
-bool is(Datum value, const char* word) {
-  const text* t = DatumGetTextPP(value);
-  return VARSIZE_ANY_EXHDR(t) == strlen(word) && memcmp(VARDATA_ANY(t), word, strlen(word)) == 0;
-}
-
 void find_run(pg::table* t, pg::relation* index, const pg_uuid_t* run_id) {
   ScanKeyData key;
   ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_UUID_EQ, UUIDPGetDatum(run_id));
@@ -97,7 +92,8 @@ class ending {
   bool is_last() const { return how_.next == nullptr; }
 
   bool is_plain() const {
-    return is(runs_.value(of_run[run::state]), "running") && runs_.null(of_run[run::ending]) &&
+    return pg::is_word(runs_.value(of_run[run::state]), "running") &&
+           runs_.null(of_run[run::ending]) &&
            (!is_last() || (runs_.null(of_run[run::error]) && runs_.null(of_run[run::parent]) &&
                            runs_.null(of_run[run::forked_from]) &&
                            (q_->keep_succeeded || runs_.null(of_run[run::key]))));
@@ -124,7 +120,7 @@ class ending {
     results.open(&result_table, &of_result);
     find_run(&results, &result_pkey, &task_.run_id);
     while (may && results.next()) {
-      may = is(results.value(of_result[step_result::state]), "succeeded");
+      may = pg::is_word(results.value(of_result[step_result::state]), "succeeded");
     }
     results.close();
     return may;

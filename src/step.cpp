@@ -194,7 +194,7 @@ uint64 catalog_changes() {
   static uint64 changes = 1;
   static bool watching = false;
   if (!watching) {
-    for (const int cache : {PROCOID, NAMESPACEOID, AUTHOID, AUTHMEMMEMROLE}) {
+    for (const int cache : {PROCOID, NAMESPACEOID, AUTHOID, AUTHMEMMEMROLE, DATABASEOID}) {
       CacheRegisterSyscacheCallback(
           cache, [](Datum, int, uint32) { changes++; }, 0);
     }

@@ -11,13 +11,6 @@ pg::relation primary_key("task_pkey");
 constexpr const char* names[] = {UNDERWAY_TASK_COLUMNS(UNDERWAY_COLUMN)};
 #undef UNDERWAY_COLUMN
 
-bool is_in_progress(Datum state) {
-  const text* t = DatumGetTextPP(state);
-  constexpr const char* expected = "in_progress";
-  return VARSIZE_ANY_EXHDR(t) == strlen(expected) &&
-         memcmp(VARDATA_ANY(t), expected, strlen(expected)) == 0;
-}
-
 }  // namespace
 
 pg::columns of_task(names);
@@ -29,7 +22,8 @@ bool take_out(pg::table* t, const pg_uuid_t* id, int attempt) {
   ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_UUID_EQ, UUIDPGetDatum(id));
   t->scan(primary_key.oid(), &key, 1);
   return t->next() && t->int4(of_task[task_column::attempt]) == attempt &&
-         is_in_progress(t->value(of_task[task_column::state])) && t->remove() == pg::changed::yes;
+         pg::is_word(t->value(of_task[task_column::state]), "in_progress") &&
+         t->remove() == pg::changed::yes;
 }
 
 }  // namespace underway

@@ -59,6 +59,11 @@ AttrNumber column_named(TupleDesc columns, const char* name) {
   return InvalidAttrNumber;
 }
 
+bool is_word(Datum text, const char* word) {
+  const auto t = reinterpret_cast<const varlena*>(PG_DETOAST_DATUM_PACKED(text));
+  return VARSIZE_ANY_EXHDR(t) == strlen(word) && memcmp(VARDATA_ANY(t), word, strlen(word)) == 0;
+}
+
 void columns::find(Relation table) {
   const Oid oid = RelationGetRelid(table);
   if (found_.holds_of(oid)) {

@@ -38,6 +38,9 @@ Oid relation_named(const char* name);
 // 0: there is none.
 AttrNumber column_named(TupleDesc columns, const char* name);
 
+// Whether a text of a row is that word.
+bool is_word(Datum text, const char* word);
+
 // Those columns of a table that somebody speaks of, by their places in the list.
 class columns {
  public:
