@@ -9,12 +9,6 @@
 
 namespace underway {
 
-namespace {
-
-archive_table archive("archive");
-
-}  // namespace
-
 int archive_succeeded(bool kept, success* tasks, int n) {
   static pg::statement forget_key(
       "DELETE FROM underway_internal.task_key k WHERE k.queue_id = $1 AND k.key = $2 AND k.task_id "
@@ -27,7 +21,7 @@ int archive_succeeded(bool kept, success* tasks, int n) {
     pg::table task;
     open_tasks(&task);
     if (kept) {
-      archive.open(task);
+      task_archive.open(task);
     }
     for (int i = 0; i < n; i++) {
       if (!take_out(&task, tasks[i].id, tasks[i].attempt)) {
@@ -37,7 +31,7 @@ int archive_succeeded(bool kept, success* tasks, int n) {
       moved++;
       note_finished(tasks[i].id, 1);
       if (kept) {
-        archive.put(task, tasks[i].output, tasks[i].notices, now);
+        task_archive.put(task, tasks[i].output, tasks[i].notices, now);
       } else if (!task.null(of_task[task_column::key])) {
         const pg::value key[3] = {pg::of_datum(task.value(of_task[task_column::queue_id]), false),
                                   pg::of_datum(task.value(of_task[task_column::key]), false),
@@ -47,7 +41,7 @@ int archive_succeeded(bool kept, success* tasks, int n) {
     }
     task.close();
     if (kept) {
-      archive.close();
+      task_archive.close();
     }
     PopActiveSnapshot();
     CommandCounterIncrement();

@@ -54,6 +54,9 @@ int read_open_slot() {
 
 }  // namespace
 
+archive_table task_archive("archive");
+archive_table run_archive("run_archive");
+
 void archive_table::find_sources(TupleDesc rows) {
   const TupleDesc shape = archive_.shape();
   if (shape->natts > pg::columns::most) {

@@ -30,4 +30,7 @@ class archive_table {
   AttrNumber sources_[pg::columns::most] = {};
 };
 
+extern archive_table task_archive;
+extern archive_table run_archive;
+
 }  // namespace underway

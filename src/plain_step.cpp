@@ -12,9 +12,6 @@ namespace underway {
 
 namespace {
 
-archive_table archive("archive");
-archive_table run_archive("run_archive");
-
 namespace run {
 enum : int {
   state,
@@ -101,7 +98,7 @@ class ending {
 
   bool is_asked_something() const {
     const database_entry* db = find_database(MyDatabaseId, false);
-    if (db != nullptr && !db->asked) {
+    if (db != nullptr && !db->asked && !has_noted_control()) {
       return false;
     }
     pg::table controls;
@@ -132,9 +129,9 @@ class ending {
 
   void end_step() {
     if (q_->keep_succeeded) {
-      archive.open(tasks_);
-      archive.put(tasks_, result_.outcome.output, result_.notices, now_);
-      archive.close();
+      task_archive.open(tasks_);
+      task_archive.put(tasks_, result_.outcome.output, result_.notices, now_);
+      task_archive.close();
     }
     note_finished(&task_.id, 1);
     if (is_last()) {

@@ -318,6 +318,8 @@ void note_look() { any = mine.look = true; }
 
 void note_control() { any = mine.control = true; }
 
+bool has_noted_control() noexcept { return mine.control; }
+
 void note_cancelled(const pg_uuid_t& id) {
   any = true;
   if (mine.cancelled_count < max_cancelled) {

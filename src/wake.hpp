@@ -27,6 +27,7 @@ void note_cancelled(const pg_uuid_t& id);
 // A client has finished a child of a map: the coordinator looks whether it was the last.
 void note_look();
 void note_control();                 // something is asked of a run
+bool has_noted_control() noexcept;   // by this transaction; perhaps in what was rolled back
 void note_deadline(TimestampTz at);  // a run ends then, if it is unfinished
 void note_finished(const pg_uuid_t* ids, int n);
 

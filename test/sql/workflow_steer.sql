@@ -256,6 +256,25 @@ SELECT underway.fork(:'run', 'c') AS fork \gset
 SELECT state, effects(:'fork') FROM test.ends(:'fork');
 DELETE FROM fault;
 
+-- A step asks it of its own run: nothing comes after it, also when that would have been begun in the same commit.
+CREATE FUNCTION asks(input jsonb) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM acts(input);
+    IF input ->> 'ask' = 'pause' THEN
+        RETURN underway.pause(underway.run_id());
+    END IF;
+    RETURN underway.cancel(underway.run_id());
+END $$;
+SELECT underway.create_workflow('asks', ARRAY[underway.step('a', 'asks'), underway.step('b', 'acts', input => '"b"'), underway.step('c', 'acts', input => '"c"')]);
+SELECT underway.start('asks', '{"ask": "pause"}') AS run \gset
+SELECT becomes(:'run', 'paused'), test.until('NOT EXISTS (SELECT FROM underway_internal.run_control)');
+SELECT step, outcome, attempt FROM underway.history(:'run');
+SELECT underway.resume(:'run');
+SELECT state, effects(:'run') FROM test.ends(:'run');
+SELECT underway.start('asks', '{"ask": "cancel"}') AS run \gset
+SELECT state, effects(:'run') FROM test.ends(:'run');
+SELECT step, outcome, attempt FROM underway.history(:'run');
+
 -- Deadlines: of start, of the workflow; a run that is paused is ended, one that is parked is not, and has its time anew.
 INSERT INTO fault VALUES ('"p"');
 SELECT underway.create_workflow('timed', ARRAY[underway.step('a', 'acts', input => '"a"', undo => 'undoes'), underway.wait('w')], run_timeout => '1 day');
