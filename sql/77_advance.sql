@@ -144,10 +144,7 @@ BEGIN
         EXIT WHEN t.id IS NOT NULL;
         after_position := s.position;
     END LOOP;
-    IF t.state = 'in_progress' THEN
-        RETURN t;
-    END IF;
-    RETURN NULL;
+    RETURN underway_internal.chained(t);
 END $$;
 
 -- The output of the last step; of several last ones, an object by their names.
@@ -214,10 +211,7 @@ BEGIN
     goal.run_if := NULL;
     goal.after := ARRAY[s.name];
     t := underway_internal.begin_step(r, goal, previous, due, who);
-    IF t.state = 'in_progress' THEN
-        RETURN t;
-    END IF;
-    RETURN NULL;
+    RETURN underway_internal.chained(t);
 END $$;
 
 -- Results of steps that are to run again. Those that can be undone stay, under numbers of their own.
