@@ -41,23 +41,19 @@ CREATE TABLE underway_internal.queue_grant (
     PRIMARY KEY (queue_id, role, "right")
 );
 
--- No foreign key: it would lock the queue's row in every enqueue.
+-- No foreign key: it would lock the queue's row in every enqueue. A claim changes no column of an index or of its predicate, and finds room on the
+-- row's page, which is why so much is left free: the update is then "heap-only" (README.HOT of the server) and writes to no index. What
+-- a claim changes stands at the end, so that the log has only that.
 CREATE TABLE underway_internal.task (
     id          uuid PRIMARY KEY,
     queue_id    int NOT NULL,
     priority    smallint NOT NULL,
-    state       text NOT NULL DEFAULT 'pending',
     run_at      timestamptz NOT NULL,
     enqueued_at timestamptz NOT NULL,
-    attempt     int NOT NULL DEFAULT 0,
     failures    int NOT NULL DEFAULT 0,
     crashes     int NOT NULL DEFAULT 0,
     losses      int NOT NULL DEFAULT 0,
     snoozes     int NOT NULL DEFAULT 0,
-    slot        int,
-    generation  int,
-    boot        bigint,
-    claimed_at  timestamptz,
     expires_at  timestamptz,
     lease       uuid,
     enqueued_by text NOT NULL,
@@ -69,25 +65,38 @@ CREATE TABLE underway_internal.task (
     heartbeat   interval,
     retry       jsonb,
     source      uuid,
-    worker      text,
     paused_by   text,
     run_id      uuid,       -- these five: the task is a step of a run, of that version; null otherwise
     version     int,
     step        text,       -- null: a nudge, see src/README.md
     item        int,        -- of a map's children, from 0; -1: the step as a whole
-    phase       text        -- map, child: waits for its children; close: what it waited for is there; undo: undoes the step; finally
-) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
+    waits       bool GENERATED ALWAYS AS (state = 'waiting') STORED,    -- for the predicates of indexes, which must not name what a claim changes
+    phase       text,       -- map, child: waits for its children; close: what it waited for is there; undo: undoes the step; finally
+    state       text NOT NULL DEFAULT 'pending',
+    attempt     int NOT NULL DEFAULT 0,
+    slot        int,
+    generation  int,
+    boot        bigint,
+    claimed_at  timestamptz,
+    worker      text
+) WITH (fillfactor = 42, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
         autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0, toast.autovacuum_vacuum_scale_factor = 0.02);
-CREATE INDEX task_pending ON underway_internal.task (queue_id, priority, run_at, id) WHERE state = 'pending';
--- Not WHERE state = 'in_progress': statistics taken while little runs would make the planner read all of it to finish one task.
-CREATE INDEX task_in_progress ON underway_internal.task (slot) WHERE slot IS NOT NULL;
+-- Pending and in progress, until it ends: claims begin to look behind those.
+CREATE INDEX task_pending ON underway_internal.task (queue_id, priority, run_at, id) WHERE NOT waits;
 CREATE UNIQUE INDEX task_lease ON underway_internal.task (lease) WHERE lease IS NOT NULL;
 -- Not WHERE lease IS NOT NULL, which a lease that is looked for implies: the planner would read all of this one while few are given.
 CREATE INDEX task_leased ON underway_internal.task (queue_id) WHERE num_nonnulls(lease) = 1;
-CREATE INDEX task_waiting ON underway_internal.task (queue_id) WHERE state = 'waiting';
+CREATE INDEX task_waiting ON underway_internal.task (queue_id) WHERE waits;
 CREATE UNIQUE INDEX task_step ON underway_internal.task (run_id, step, item) WHERE run_id IS NOT NULL;
 CREATE INDEX task_open_map ON underway_internal.task (run_id) WHERE phase = 'map';
-CREATE INDEX task_expires ON underway_internal.task (expires_at) WHERE expires_at IS NOT NULL AND attempt = 0;
+CREATE INDEX task_expires ON underway_internal.task (expires_at) WHERE expires_at IS NOT NULL;    -- until an attempt has ended
+
+-- What each background worker has in hand: the tasks that it claimed last, and perhaps some that have ended since. Written with
+-- the claim; how the tasks of one that is gone are found.
+CREATE TABLE underway_internal.claim (
+    slot  int PRIMARY KEY,
+    tasks uuid[] NOT NULL
+) WITH (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 
 -- Keys live beside the tasks, so that a task can move to the archive without a moment in which its key is free.
 CREATE TABLE underway_internal.task_key (
@@ -210,6 +219,7 @@ SELECT pg_catalog.pg_extension_config_dump('underway_internal.queue_id', '');
 SELECT pg_catalog.pg_extension_config_dump('underway_internal.queue', '');
 SELECT pg_catalog.pg_extension_config_dump('underway_internal.queue_grant', '');
 SELECT pg_catalog.pg_extension_config_dump('underway_internal.task', '');
+SELECT pg_catalog.pg_extension_config_dump('underway_internal.claim', '');
 SELECT pg_catalog.pg_extension_config_dump('underway_internal.task_key', '');
 SELECT pg_catalog.pg_extension_config_dump('underway_internal.heartbeat', '');
 SELECT pg_catalog.pg_extension_config_dump('underway_internal.cancel_request', '');

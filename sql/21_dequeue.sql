@@ -5,7 +5,7 @@
 CREATE FUNCTION underway_internal.next_due(queue_id int, priority int, scanned_at timestamptz) RETURNS timestamptz LANGUAGE plpgsql AS $$
 BEGIN
     RETURN (SELECT t.run_at FROM underway_internal.task t
-        WHERE t.queue_id = next_due.queue_id AND t.priority = next_due.priority AND t.state = 'pending'
+        WHERE t.queue_id = next_due.queue_id AND t.priority = next_due.priority AND NOT t.waits AND t.state = 'pending'
           AND t.run_at > scanned_at
         ORDER BY t.run_at, t.id LIMIT 1);
 END $$;
@@ -24,8 +24,8 @@ BEGIN
         IF cancelled IS NOT NULL THEN
             PERFORM underway_internal.end_cancelled(t, cancelled, NULL);
         ELSE
+            t.attempt := t.attempt - 1;
             PERFORM underway_internal.reopen(t, t.run_at);
-            UPDATE underway_internal.task x SET attempt = t.attempt - 1 WHERE x.id = t.id;
         END IF;
         given := given + 1;
     END LOOP;
@@ -39,6 +39,6 @@ END $$;
 CREATE FUNCTION underway_internal.heads(queue_id int) RETURNS TABLE (priority int, run_at timestamptz) LANGUAGE plpgsql AS $$
 BEGIN
     RETURN QUERY SELECT p, (SELECT t.run_at FROM underway_internal.task t
-            WHERE t.queue_id = heads.queue_id AND t.priority = p AND t.state = 'pending' ORDER BY t.run_at, t.id LIMIT 1)
+            WHERE t.queue_id = heads.queue_id AND t.priority = p AND NOT t.waits AND t.state = 'pending' ORDER BY t.run_at, t.id LIMIT 1)
         FROM generate_series(0, 15) p;
 END $$;

@@ -95,13 +95,25 @@ BEGIN
         paused := (SELECT r.paused_by FROM underway_internal.run r WHERE r.id = t.run_id AND r.state = 'paused');
     END IF;
     UPDATE underway_internal.task x
-        SET state = CASE WHEN paused IS NULL THEN 'pending' ELSE 'waiting' END, paused_by = paused, run_at = reopen.run_at, input = t.input, failures = t.failures, crashes = t.crashes, losses = t.losses,
+        SET state = CASE WHEN paused IS NULL THEN 'pending' ELSE 'waiting' END, paused_by = paused, run_at = reopen.run_at, attempt = t.attempt,
+            expires_at = CASE WHEN t.attempt = 0 THEN x.expires_at END, input = t.input, failures = t.failures, crashes = t.crashes, losses = t.losses,
             snoozes = t.snoozes, claimed_at = NULL, worker = NULL, boot = NULL, slot = NULL, generation = NULL, lease = NULL
         WHERE x.id = t.id;
     IF paused IS NOT NULL THEN
         RETURN false;
     END IF;
     RETURN underway_internal.note(t.queue_id, t.priority, reopen.run_at, t.id);
+END $$;
+
+-- A row that was taken out, as it is in t.
+CREATE FUNCTION underway_internal.put_back(t underway_internal.task) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO underway_internal.task (id, queue_id, priority, run_at, enqueued_at, failures, crashes, losses, snoozes, expires_at, lease,
+            enqueued_by, input, headers, key, group_key, timeout, heartbeat, retry, source, paused_by, run_id, version, step, item, phase,
+            state, attempt, slot, generation, boot, claimed_at, worker)
+        VALUES (t.id, t.queue_id, t.priority, t.run_at, t.enqueued_at, t.failures, t.crashes, t.losses, t.snoozes, t.expires_at, t.lease,
+            t.enqueued_by, t.input, t.headers, t.key, t.group_key, t.timeout, t.heartbeat, t.retry, t.source, t.paused_by, t.run_id, t.version,
+            t.step, t.item, t.phase, t.state, t.attempt, t.slot, t.generation, t.boot, t.claimed_at, t.worker);
 END $$;
 
 -- The transition `again`: effects are kept and the task runs once more later; no attempt is used. False: the fence is gone.

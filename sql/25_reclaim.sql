@@ -46,6 +46,16 @@ BEGIN
     RETURN 'pending';
 END $$;
 
+-- What a background worker, or each of them, has claimed and not ended, of this start of the server and of earlier ones.
+CREATE FUNCTION underway_internal.held_by_workers(worker int DEFAULT NULL) RETURNS SETOF underway_internal.task LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    c underway_internal.claim;
+BEGIN
+    FOR c IN SELECT x.* FROM underway_internal.claim x WHERE x.slot = worker OR worker IS NULL LOOP
+        RETURN QUERY SELECT x.* FROM underway_internal.task x WHERE x.id = ANY (c.tasks) AND x.state = 'in_progress' AND x.slot = c.slot;
+    END LOOP;
+END $$;
+
 -- One worker process that is gone. culprit: the task whose handler was running, if one was; the others that it held were not begun,
 -- or their batch went with it.
 CREATE FUNCTION underway_internal.reclaim_worker(boot bigint, slot int, generation int, how text, culprit uuid, max_crashes int)
@@ -55,8 +65,7 @@ DECLARE
     t underway_internal.task;
     n bigint := 0;
 BEGIN
-    FOR t IN SELECT x.* FROM underway_internal.task x
-            WHERE x.state = 'in_progress' AND x.slot = slot AND x.boot = boot AND x.generation = generation LOOP
+    FOR t IN SELECT x.* FROM underway_internal.held_by_workers(slot) x WHERE x.boot = boot AND x.generation = generation LOOP
         PERFORM underway_internal.reclaim(t, CASE WHEN t.id = culprit THEN how ELSE 'asked' END,
             CASE WHEN t.id <> culprit OR how = 'asked' THEN format('the worker that held this task (%s) was terminated', t.worker)
                  WHEN how = 'timed_out' THEN 'canceling statement due to statement timeout; the handler went on, and its worker was terminated'
@@ -73,9 +82,8 @@ DECLARE
     t underway_internal.task;
     n bigint := 0;
 BEGIN
-    FOR t IN SELECT x.* FROM underway_internal.task x JOIN underway_internal.queue q ON q.id = x.queue_id
-            WHERE x.state = 'in_progress' AND x.slot IS NOT NULL AND x.boot <> boot
-              AND q.home_system = underway_internal.system_identifier()
+    FOR t IN SELECT x.* FROM underway_internal.held_by_workers() x JOIN underway_internal.queue q ON q.id = x.queue_id
+            WHERE x.boot <> boot AND q.home_system = underway_internal.system_identifier()
               AND q.home_database = (SELECT d.oid::bigint FROM pg_database d WHERE d.datname = current_database()) LOOP
         PERFORM underway_internal.reclaim(t, CASE WHEN unclean THEN 'crashed' ELSE 'asked' END,
             CASE WHEN unclean THEN 'the server went down uncleanly during this attempt' ELSE 'the server was shut down during this attempt' END,

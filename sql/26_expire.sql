@@ -36,12 +36,12 @@ BEGIN
             WHERE x.dropped_at IS NULL AND x.home_system = underway_internal.system_identifier()
               AND x.home_database = (SELECT d.oid::bigint FROM pg_database d WHERE d.datname = current_database()) LOOP
         FOR p IN 0..15 LOOP
-            IF EXISTS (SELECT FROM underway_internal.task x WHERE x.queue_id = q.id AND x.priority = p AND x.state = 'pending'
+            IF EXISTS (SELECT FROM underway_internal.task x WHERE x.queue_id = q.id AND x.priority = p AND NOT x.waits AND x.state = 'pending'
                     AND x.run_at <= now - coalesce(q.ttl, default_ttl)) THEN
                 PERFORM underway_internal.note_locked(q.id, p, '-infinity', '00000000-0000-0000-0000-000000000000');
                 FOR t IN DELETE FROM underway_internal.task x WHERE x.id IN (
                         SELECT y.id FROM underway_internal.task y
-                        WHERE y.queue_id = q.id AND y.priority = p AND y.state = 'pending' AND y.attempt = 0 AND y.expires_at IS NULL
+                        WHERE y.queue_id = q.id AND y.priority = p AND NOT y.waits AND y.state = 'pending' AND y.attempt = 0 AND y.expires_at IS NULL
                           AND y.run_id IS NULL
                           AND y.run_at <= now - coalesce(q.ttl, default_ttl) AND y.enqueued_at <= now - coalesce(q.ttl, default_ttl)
                         ORDER BY y.run_at, y.id LIMIT max_tasks - n FOR UPDATE SKIP LOCKED)
@@ -87,7 +87,7 @@ BEGIN
     next := least(next, (SELECT min(greatest(s.run_at, s.enqueued_at) + q.ttl)
         FROM underway_internal.queue q CROSS JOIN generate_series(0, 15) p CROSS JOIN LATERAL (
             SELECT t.run_at, t.enqueued_at FROM underway_internal.task t
-            WHERE t.queue_id = q.id AND t.priority = p AND t.state = 'pending' AND t.attempt = 0 AND t.expires_at IS NULL
+            WHERE t.queue_id = q.id AND t.priority = p AND NOT t.waits AND t.state = 'pending' AND t.attempt = 0 AND t.expires_at IS NULL
             ORDER BY t.run_at, t.id LIMIT 1) s
         WHERE q.ttl IS NOT NULL AND q.dropped_at IS NULL AND (q.paused_at IS NOT NULL OR q.handler_name IS NULL
             OR (SELECT f.problem IS NOT NULL FROM underway_internal.fitness f WHERE f.queue_id = q.id))

@@ -16,14 +16,14 @@ BEGIN
     FOR p IN 0..15 LOOP
         EXIT WHEN max_tasks <= 0;
         SELECT t.run_at, t.id INTO first_at, first_id FROM underway_internal.task t
-            WHERE t.queue_id = take_pending.queue_id AND t.priority = p AND t.state = 'pending'
+            WHERE t.queue_id = take_pending.queue_id AND t.priority = p AND NOT t.waits AND t.state = 'pending'
             ORDER BY t.run_at, t.id LIMIT 1;
         CONTINUE WHEN NOT FOUND;
         PERFORM underway_internal.note_locked(take_pending.queue_id, p, first_at, first_id);
         RETURN QUERY
             WITH picked AS MATERIALIZED (
                 SELECT t.id FROM underway_internal.task t
-                WHERE t.queue_id = take_pending.queue_id AND t.priority = p AND t.state = 'pending'
+                WHERE t.queue_id = take_pending.queue_id AND t.priority = p AND NOT t.waits AND t.state = 'pending'
                   AND (t.run_at, t.id) >= (first_at, first_id) AND (NOT letters OR t.source IS NOT NULL) AND (steps OR t.run_id IS NULL)
                 ORDER BY t.run_at, t.id LIMIT max_tasks FOR UPDATE SKIP LOCKED)
             DELETE FROM underway_internal.task t USING picked WHERE t.id = picked.id RETURNING t.*;
@@ -78,7 +78,7 @@ BEGIN
     FOR t IN SELECT x.* FROM underway_internal.take_pending(q.id, false, true, 9223372036854775807) x LOOP
         PERFORM underway_internal.archive_task(t, 'cancelled', NULL, 'queue dropped', NULL, message, NULL, NULL, NULL, NULL);
     END LOOP;
-    FOR t IN DELETE FROM underway_internal.task x WHERE x.queue_id = q.id AND x.state = 'waiting' RETURNING x.* LOOP
+    FOR t IN DELETE FROM underway_internal.task x WHERE x.queue_id = q.id AND x.waits RETURNING x.* LOOP
         PERFORM underway_internal.archive_task(t, 'cancelled', NULL, 'queue dropped', NULL, message, NULL, NULL, NULL, NULL);
     END LOOP;
     RETURN q.name;
@@ -102,7 +102,7 @@ BEGIN
     END IF;
     IF force IS NOT TRUE THEN
         SELECT count(*) INTO n FROM (SELECT FROM underway_internal.task x
-            WHERE x.queue_id = q.id AND x.state = 'pending' LIMIT 10000) s;
+            WHERE x.queue_id = q.id AND NOT x.waits AND x.state = 'pending' LIMIT 10000) s;
         IF n = 0 THEN
             SELECT count(*) INTO n FROM (SELECT FROM underway_internal.task x WHERE x.queue_id = q.id LIMIT 10000) s;
         END IF;
@@ -189,7 +189,7 @@ BEGIN
         WHERE k.queue_id = q.id AND k.key = g.key AND k.task_id = g.id)
     SELECT count(underway_internal.finished(g.id)) INTO taken FROM gone g;
     WITH gone AS (
-        DELETE FROM underway_internal.task t WHERE t.queue_id = q.id AND t.state = 'waiting' AND t.run_id IS NULL RETURNING t.id, t.key),
+        DELETE FROM underway_internal.task t WHERE t.queue_id = q.id AND t.waits AND t.run_id IS NULL RETURNING t.id, t.key),
     keys AS (
         DELETE FROM underway_internal.task_key k USING gone g
         WHERE k.queue_id = q.id AND k.key = g.key AND k.task_id = g.id)

@@ -89,7 +89,7 @@ BEGIN
         PERFORM underway_internal.archive_task(letter, 'cancelled', NULL, 'redriven', NULL,
             format('redriven by %s', pg_get_userbyid(caller)), NULL, NULL, NULL, NULL);
     ELSE
-        INSERT INTO underway_internal.task SELECT letter.*;
+        PERFORM underway_internal.put_back(letter);
     END IF;
     RETURN reopened;
 END $$;

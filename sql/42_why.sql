@@ -60,7 +60,7 @@ BEGIN
     SELECT count(*) INTO ahead FROM (
         SELECT FROM generate_series(0, t.priority) p CROSS JOIN LATERAL (
             SELECT FROM underway_internal.task x
-            WHERE x.queue_id = t.queue_id AND x.priority = p AND x.state = 'pending' AND x.run_at <= now
+            WHERE x.queue_id = t.queue_id AND x.priority = p AND NOT x.waits AND x.state = 'pending' AND x.run_at <= now
               AND (p < t.priority OR (x.run_at, x.id) < (t.run_at, t.id))
             LIMIT 1000) s
         LIMIT 1000) s;

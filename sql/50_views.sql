@@ -23,20 +23,19 @@ DECLARE
     now timestamptz := underway_internal.clock();
 BEGIN
     SELECT count(*) INTO pending FROM (
-        SELECT FROM underway_internal.task t WHERE t.queue_id = queue AND t.state = 'pending' LIMIT 10000) s;
+        SELECT FROM underway_internal.task t WHERE t.queue_id = queue AND NOT t.waits AND t.state = 'pending' LIMIT 10000) s;
     pending_exact := pending < 10000;
     SELECT sum(s.n), min(s.first) INTO due, oldest_due
         FROM generate_series(0, 15) p CROSS JOIN LATERAL (
             SELECT count(*) AS n, min(d.run_at) AS first FROM (
                 SELECT t.run_at FROM underway_internal.task t
-                WHERE t.queue_id = queue AND t.priority = p AND t.state = 'pending' AND t.run_at <= now
+                WHERE t.queue_id = queue AND t.priority = p AND NOT t.waits AND t.state = 'pending' AND t.run_at <= now
                 ORDER BY t.run_at LIMIT 10000) d) s;
-    -- In two: each has an index of its own.
+    -- In two: each is found in its own way.
     in_progress := (SELECT count(*) FROM underway_internal.task t
             WHERE t.queue_id = queue AND num_nonnulls(t.lease) = 1 AND t.state = 'in_progress')
-        + (SELECT count(*) FROM underway_internal.task t
-            WHERE t.queue_id = queue AND t.slot IS NOT NULL AND t.lease IS NULL AND t.state = 'in_progress');
-    SELECT count(*) INTO waiting FROM underway_internal.task t WHERE t.queue_id = queue AND t.state = 'waiting';
+        + (SELECT count(*) FROM underway_internal.held_by_workers() t WHERE t.queue_id = queue);
+    SELECT count(*) INTO waiting FROM underway_internal.task t WHERE t.queue_id = queue AND t.waits;
 END $$;
 
 CREATE FUNCTION underway_internal.count_tasks(queue int, OUT pending bigint, OUT pending_exact bool, OUT due bigint,

@@ -35,14 +35,14 @@ BEGIN
         -- What workers of the original had in hand when the copy was made is in nobody's hands here. Not so leases: their
         -- holders may beat here as well, or are found silent.
         FOR held IN SELECT x.* FROM underway_internal.task x
-                WHERE x.queue_id = q.id AND x.state = 'in_progress' AND x.slot IS NOT NULL LOOP
+                WHERE x.queue_id = q.id AND NOT x.waits AND x.state = 'in_progress' AND x.slot IS NOT NULL LOOP
             PERFORM underway_internal.reclaim(held, 'asked', 'the database was copied during this attempt',
                 current_setting('underway.max_crashes')::int);
         END LOOP;
         -- Rows that a restore has loaded were never noted: each priority's first one is enough.
         FOR due IN SELECT s.* FROM generate_series(0, 15) p CROSS JOIN LATERAL (
                 SELECT t.priority, t.run_at, t.id FROM underway_internal.task t
-                WHERE t.queue_id = q.id AND t.priority = p AND t.state = 'pending' ORDER BY t.run_at, t.id LIMIT 1) s LOOP
+                WHERE t.queue_id = q.id AND t.priority = p AND NOT t.waits AND t.state = 'pending' ORDER BY t.run_at, t.id LIMIT 1) s LOOP
             PERFORM underway_internal.note(q.id, due.priority, due.run_at, due.id);
         END LOOP;
         PERFORM underway_internal.queue_changed(q.id);
@@ -108,7 +108,7 @@ BEGIN
         FROM underway_internal.queue q JOIN underway_internal.fitness f ON f.queue_id = q.id
         CROSS JOIN generate_series(0, 15) p CROSS JOIN LATERAL (
             SELECT t.run_at FROM underway_internal.task t
-            WHERE t.queue_id = q.id AND t.priority = p AND t.state = 'pending' ORDER BY t.run_at, t.id LIMIT 1) s
+            WHERE t.queue_id = q.id AND t.priority = p AND NOT t.waits AND t.state = 'pending' ORDER BY t.run_at, t.id LIMIT 1) s
         WHERE q.dropped_at IS NULL AND q.handler_name IS NOT NULL AND q.paused_at IS NULL AND f.problem IS NULL AND NOT f.away;
     IF busy >= most AND waits > interval '10 seconds' THEN
         RETURN QUERY SELECT 'warning', 'server',
@@ -199,7 +199,7 @@ BEGIN
         END IF;
         SELECT min(s.run_at) INTO due FROM generate_series(0, 15) p CROSS JOIN LATERAL (
             SELECT t.run_at FROM underway_internal.task t
-            WHERE t.queue_id = q.id AND t.priority = p AND t.state = 'pending' AND t.run_at <= now
+            WHERE t.queue_id = q.id AND t.priority = p AND NOT t.waits AND t.state = 'pending' AND t.run_at <= now
             ORDER BY t.run_at, t.id LIMIT 1) s;
         waits := now - due;
         IF q.paused_at IS NOT NULL AND waits > interval '1 hour' THEN
@@ -211,7 +211,7 @@ BEGIN
         ELSIF q.handler_name IS NULL AND due IS NOT NULL
                 AND EXISTS (SELECT FROM underway_internal.queue x WHERE x.dead_letter = q.id) THEN
             SELECT count(*) INTO n FROM (SELECT FROM underway_internal.task t
-                WHERE t.queue_id = q.id AND t.state = 'pending' LIMIT 10000) s;
+                WHERE t.queue_id = q.id AND NOT t.waits AND t.state = 'pending' LIMIT 10000) s;
             RETURN QUERY SELECT 'warning', object, format('%s dead %s %s, the oldest since %s',
                     CASE n WHEN 10000 THEN '10000 or more' ELSE n::text END, CASE n WHEN 1 THEN 'letter' ELSE 'letters' END,
                     CASE n WHEN 1 THEN 'waits' ELSE 'wait' END, date_trunc('second', due)),

@@ -177,8 +177,7 @@ SELECT q.name, w.version, q.owner,
         WHERE r.queue_id = q.id AND r.state = 'undoing' AND r.state NOT IN ('running', 'waiting') LIMIT 10000) s) AS undoing,
     (SELECT count(*) FROM (SELECT FROM underway_internal.run r
         WHERE r.queue_id = q.id AND r.state = 'parked' AND r.state NOT IN ('running', 'waiting') LIMIT 10000) s) AS parked,
-    (SELECT count(*) FROM (SELECT FROM underway_internal.task t
-        WHERE t.queue_id = q.id AND t.state = 'in_progress' LIMIT 10000) s) AS in_progress,
+    (SELECT n.in_progress FROM underway_internal.count_tasks(q.id) n) AS in_progress,
     q.paused_at, q.paused_by, q.concurrency, q.group_concurrency, q.priority, q.retry, q.timeout, w.run_timeout, q.keep, q.durability,
     CASE WHEN q.id IN (SELECT s.id FROM underway_internal.seen_queue s) THEN q.settings END AS settings
 FROM underway_internal.queue q

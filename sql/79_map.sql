@@ -45,7 +45,7 @@ BEGIN
     t.slot := NULL;
     t.generation := NULL;
     t.boot := NULL;
-    INSERT INTO underway_internal.task SELECT t.*;
+    PERFORM underway_internal.put_back(t);
     RETURN true;
 END $$;
 

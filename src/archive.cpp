@@ -24,7 +24,7 @@ int archive_succeeded(bool kept, success* tasks, int n) {
       task_archive.open(task);
     }
     for (int i = 0; i < n; i++) {
-      if (!take_out(&task, tasks[i].id, tasks[i].attempt)) {
+      if (!take_out(&task, tasks[i].id, tasks[i].attempt, tasks[i].at)) {
         continue;
       }
       tasks[i].moved = true;
@@ -66,8 +66,12 @@ UNDERWAY_ENTRY(underway_complete_tasks) {
                       &n);
     tasks = static_cast<success*>(palloc(sizeof(success) * static_cast<Size>(n)));
     for (int i = 0; i < n; i++) {
-      tasks[i] = {DatumGetUUIDP(ids[i]), DatumGetInt32(attempts[i]),
-                  none[i] ? nullptr : DatumGetJsonbP(outputs[i]), nullptr, false};
+      tasks[i] = {DatumGetUUIDP(ids[i]),
+                  DatumGetInt32(attempts[i]),
+                  none[i] ? nullptr : DatumGetJsonbP(outputs[i]),
+                  nullptr,
+                  {},
+                  false};
     }
   });
   (void)archive_succeeded(PG_GETARG_BOOL(0), tasks, n);

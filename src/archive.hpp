@@ -5,7 +5,7 @@
 // transaction, as a statement of its own would be.
 #pragma once
 
-#include "pg/server.hpp"
+#include "pg/relation.hpp"
 
 namespace underway {
 
@@ -14,6 +14,7 @@ struct success {
   int attempt;
   Jsonb* output;        // or null
   const char* notices;  // or null
+  pg::place at;         // of its row, where that is known
   bool moved;
 };
 

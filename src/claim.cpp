@@ -104,6 +104,7 @@ bool take(pg::table* t, const claimer& who, const pg_uuid_t* lease) {
 claimed_task described(const pg::table& t, const claimer& who, const pg_uuid_t* lease) {
   claimed_task task = {};
   task.id = t.uuid(at[col::id]);
+  task.at = t.written_at();
   task.attempt = t.int4(at[col::attempt]) + 1;
   task.input = t.jsonb(at[col::input]);
   task.headers = t.jsonb(at[col::headers]);
@@ -145,6 +146,9 @@ claimed_rows claim_rows(const claim_source& from, int priority, const row_key& s
     MemoryContext before = MemoryContextSwitchTo(memory);
     taken.expired_ids = static_cast<Datum*>(palloc(sizeof(Datum) * static_cast<Size>(max_tasks)));
     while (taken.rows < max_tasks && !taken.stopped && t.next()) {
+      if (!pg::is_word(t.value(at[col::state]), "pending")) {
+        continue;
+      }
       const int crashes = t.int4(at[col::crashes]);
       if (crashes > most_crashes) {
         continue;

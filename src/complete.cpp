@@ -1,6 +1,7 @@
 #include "complete.hpp"
 
 #include "archive.hpp"
+#include "claim_record.hpp"
 #include "pg/identity.hpp"
 #include "pg/statement.hpp"
 #include "step.hpp"
@@ -107,8 +108,8 @@ void complete(const queue_info* q, const claimed_task* tasks, const finished_tas
     ended = static_cast<success*>(palloc(sizeof(success) * static_cast<Size>(n)));
     for (int i = 0; i < n; i++) {
       if (results[i].outcome.what == action::done && !tasks[i].of_run) {
-        ended[done++] = {&tasks[i].id, tasks[i].attempt, results[i].outcome.output,
-                         results[i].notices, false};
+        ended[done++] = {&tasks[i].id,       tasks[i].attempt, results[i].outcome.output,
+                         results[i].notices, tasks[i].at,      false};
       }
     }
   });
@@ -129,6 +130,9 @@ void complete(const queue_info* q, const claimed_task* tasks, const finished_tas
     } else if (tasks[i].of_run) {
       complete_step(q, tasks[i], results[i], next != nullptr ? next : &none);
     }
+  }
+  if (next != nullptr && next->found) {
+    pg::call([next] { record_chained(next->task.id); });
   }
 }
 

@@ -3,12 +3,14 @@
 // are boundaries.
 #pragma once
 
+#include "pg/relation.hpp"
 #include "slots.hpp"
 
 namespace underway {
 
 struct claimed_task {
   pg_uuid_t id;
+  pg::place at;  // of its row; unknown where SQL has claimed it
   int attempt;
   Jsonb* input;
   Jsonb* headers;     // or null

@@ -1,5 +1,6 @@
 #include "dequeue.hpp"
 
+#include "claim_record.hpp"
 #include "clock.hpp"
 #include "pg/identity.hpp"
 #include "pg/statement.hpp"
@@ -72,10 +73,11 @@ claim_result claim_here(queue_info* q, int priority, int max_tasks, MemoryContex
   const claim_result claimed = claim_tasks(
       {q->entry, q->id, q->ttl, q->max_attempts, worker_name(), number_of(my_slot), with_others},
       priority, max_tasks, memory, tasks);
-  pg::call([&claimed] {
+  pg::call([&] {
     // Not with empty hands: a worker that looked in vain beside the one that a test holds must not
     // be held too.
     if (claimed.count > 0) {
+      record_claim(tasks, claimed.count);
       waitpoint(waitpoint_id::claimed);
       // What runs must be known to run, whatever the durability of the work (promise 4).
       ForceSyncCommit();

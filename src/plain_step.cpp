@@ -71,7 +71,7 @@ class ending {
     find_run(&runs_, &run_pkey, &task_.run_id);
     if (runs_.next() && is_plain() && !is_asked_something() && (!is_last() || may_end()) &&
         runs_.lock() == pg::changed::yes && is_plain()) {
-      if (take_out(&tasks_, &task_.id, task_.attempt)) {
+      if (take_out(&tasks_, &task_.id, task_.attempt, task_.at)) {
         end_step();
         end = came_to::ended;
       } else {
@@ -220,6 +220,7 @@ class ending {
     next_->task = {};
     claimed_task& t = next_->task;
     t.id = id;
+    t.at = tasks_.written_at();
     t.attempt = 1;
     t.input = DatumGetJsonbPCopy(JsonbPGetDatum(input));
     t.headers = runs_.jsonb(of_run[run::headers]);

@@ -26,7 +26,8 @@ extern pg::columns of_task;
 // Open, and its columns found.
 void open_tasks(pg::table* t);
 
-// The row of an attempt in progress, deleted; false: there is no such attempt.
-bool take_out(pg::table* t, const pg_uuid_t* id, int attempt);
+// The row of an attempt in progress, deleted; false: there is no such attempt. Looked for where it
+// was written by the claim, and, since others may have changed it, by its id.
+bool take_out(pg::table* t, const pg_uuid_t* id, int attempt, const pg::place& claimed_at);
 
 }  // namespace underway

@@ -12,6 +12,20 @@ void read(index_set* set, Relation table) {
   MemoryContext before = MemoryContextSwitchTo(set->memory);
   set->state = CreateExecutorState();
   set->count = 0;
+  set->generated_count = 0;
+  const TupleDesc shape = RelationGetDescr(table);
+  for (int n = 0; n < shape->natts; n++) {
+    if (TupleDescAttr(shape, n)->attgenerated != ATTRIBUTE_GENERATED_STORED) {
+      continue;
+    }
+    if (set->generated_count == index_set::most_generated) {
+      elog(ERROR, "underway: table %s has a generated column that does not belong to it",
+           RelationGetRelationName(table));
+    }
+    auto made = reinterpret_cast<Expr*>(build_column_default(table, n + 1));
+    set->generated[set->generated_count++] = {static_cast<AttrNumber>(n + 1),
+                                              ExecPrepareExpr(made, set->state)};
+  }
   List* oids = RelationGetIndexList(table);
   ListCell* cell = nullptr;
   foreach (cell, oids) {

@@ -27,7 +27,9 @@ void insertion::read(Relation table) {
   EState* executor = CreateExecutorState();
   for (int n = 0; n < shape->natts; n++) {
     const Form_pg_attribute attribute = TupleDescAttr(shape, n);
-    row_[n] = attribute->attisdropped ? value{} : default_of(table, n + 1, executor);
+    row_[n] = attribute->attisdropped || attribute->attgenerated != '\0'
+                  ? value{}
+                  : default_of(table, n + 1, executor);
     if (!row_[n].null) {
       MemoryContext before = MemoryContextSwitchTo(memory_);
       row_[n].datum = datumCopy(row_[n].datum, attribute->attbyval, attribute->attlen);

@@ -22,6 +22,13 @@ class knowledge {
   uint64 version_ = 0;
 };
 
+// Where a row stood when it was written. Whoever looks there sees by the version whether the table
+// has been written anew since, and by what is there whether it is still the row.
+struct place {
+  ItemPointerData at;
+  uint64 version;
+};
+
 class relation {
  public:
   constexpr explicit relation(const char* name) noexcept : name_(name) {}

@@ -92,6 +92,33 @@ bool table::next() {
   return true;
 }
 
+bool table::holds(const place& where) const {
+  return ItemPointerIsValid(&where.at) && version_of(RelationGetRelid(relation_)) == where.version;
+}
+
+void table::prune(const place& where) const {
+  if (holds(where)) {
+    const Buffer page = ReadBuffer(relation_, ItemPointerGetBlockNumber(&where.at));
+    heap_page_prune_opt(relation_, page);
+    ReleaseBuffer(page);
+  }
+}
+
+bool table::look_at(const place& where) {
+  if (!holds(where)) {
+    return false;
+  }
+  ItemPointerData at = where.at;
+  if (found_ == nullptr) {
+    found_ = table_slot_create(relation_, nullptr);
+  }
+  if (!table_tuple_fetch_row_version(relation_, &at, GetActiveSnapshot(), found_)) {
+    return false;
+  }
+  slot_getallattrs(found_);
+  return true;
+}
+
 namespace {
 // Outside the class, where `text` is the server's type.
 char* to_c_string(Datum d) { return TextDatumGetCString(d); }
@@ -171,7 +198,7 @@ changed table::change() {
   TM_FailureData failure;
   LockTupleMode mode;
   index_changes needed;
-  ExecStoreVirtualTuple(written_);
+  generate();
   const changed done = outcome(table_tuple_update(relation_, &found_->tts_tid, written_,
                                                   GetCurrentCommandId(true), GetActiveSnapshot(),
                                                   InvalidSnapshot, true, &failure, &mode, &needed));
@@ -183,17 +210,30 @@ changed table::change() {
 
 void table::insert() {
   PreventCommandIfReadOnly("INSERT");
-  ExecStoreVirtualTuple(written_);
+  generate();
   table_tuple_insert(relation_, written_, GetCurrentCommandId(true), 0, nullptr);
   fill_indexes(false);
 }
 
-// An index whose predicate says no is not even opened: the lock on the table keeps it as it is.
-void table::fill_indexes(bool update) {
+// The row to be written is complete after this.
+void table::generate() {
+  ExecStoreVirtualTuple(written_);
   if (indexes_ == nullptr) {
     indexes_ = indexes_of(relation_);
     std::fill_n(opened_, indexes_->count, nullptr);
   }
+  ExprContext* expressions = GetPerTupleExprContext(indexes_->state);
+  ResetExprContext(expressions);
+  expressions->ecxt_scantuple = written_;
+  for (int n = 0; n < indexes_->generated_count; n++) {
+    const index_set::generated_column& g = indexes_->generated[n];
+    written_->tts_values[g.column - 1] =
+        ExecEvalExprSwitchContext(g.value, expressions, &written_->tts_isnull[g.column - 1]);
+  }
+}
+
+// An index whose predicate says no is not even opened: the lock on the table keeps it as it is.
+void table::fill_indexes(bool update) {
   ExprContext* expressions = GetPerTupleExprContext(indexes_->state);
   expressions->ecxt_scantuple = written_;
   for (int n = 0; n < indexes_->count; n++) {

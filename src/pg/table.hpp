@@ -44,15 +44,22 @@ class table {
   // In the order of the index, by the active snapshot. Again with the same index: as many keys.
   void scan(Oid index, ScanKey keys, int n);
   bool next();
+  // What stands at that place, if the active snapshot sees it.
+  bool look_at(const place& where);
+  // Makes room on its page, as a scan would that comes by: for a row that is always looked at so.
+  void prune(const place& where) const;
 
   // As FOR NO KEY UPDATE does, waiting; what was found is then the row as it is now.
   changed lock();
   changed remove();  // waits for whoever has the row locked
   changed change();  // does not, but for who locks it in that very moment
   void insert();
+  place written_at() const { return {written_->tts_tid, version_of(RelationGetRelid(relation_))}; }
 
  private:
   bool is_locked() const;
+  bool holds(const place& where) const;
+  void generate();
   void fill_indexes(bool update);
   void end_scan();
 

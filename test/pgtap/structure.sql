@@ -3,7 +3,7 @@
 \set QUIET on
 \pset tuples_only on
 \pset format unaligned
-SELECT plan(32);
+SELECT plan(33);
 SELECT has_extension('underway');
 SELECT has_schema('underway');
 SELECT has_schema('underway_internal');
@@ -15,6 +15,12 @@ SELECT triggers_are('underway_internal', 'queue', ARRAY['guard_rights', 'loaded'
 SELECT triggers_are('underway_internal', 'queue_grant', ARRAY['guard_rights', 'written', 'emptied']);
 SELECT has_pk('underway_internal', t, t || ' has a primary key')
     FROM unnest('{queue,queue_grant,task,task_key,ring_slot}'::text[]) t;
+SELECT is_empty($$SELECT d.objid::regclass, a.attname FROM pg_depend d
+    JOIN pg_index i ON i.indexrelid = d.objid AND i.indrelid = d.refobjid
+    JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+    WHERE d.classid = 'pg_class'::regclass AND d.refobjid = 'underway_internal.task'::regclass
+      AND a.attname IN ('state', 'attempt', 'slot', 'generation', 'boot', 'claimed_at', 'worker')$$,
+    'no index of tasks knows what a claim changes');
 SELECT col_type_is('underway', 'tasks', 'id', 'uuid', 'ids are uuids');
 SELECT col_type_is('underway', 'tasks', 'state', 'text', 'states are text');
 SELECT function_returns('underway', 'enqueue', 'uuid', 'enqueue returns uuid');

@@ -1,9 +1,14 @@
-"""The hand-written SQL that the limits are made of: tables of exactly the extension's shape (same columns, defaults and
-indexes, copied from it at run time) without the extension's code."""
+"""The hand-written SQL that the limits are made of: tables of exactly the extension's shape (same columns, defaults, indexes
+and storage settings, copied from it at run time) without the extension's code."""
 
 COPIES = """
 CREATE TABLE plain_task (LIKE underway_internal.task INCLUDING ALL);
 CREATE TABLE plain_archive (LIKE underway_internal.archive_0 INCLUDING ALL);
+DO $$
+BEGIN
+    EXECUTE (SELECT format('ALTER TABLE plain_task SET (%s)', array_to_string(reloptions, ', '))
+        FROM pg_class WHERE oid = 'underway_internal.task'::regclass);
+END $$;
 """
 
 # What enqueue() sets, by the same generator of ids: random ones would make the limit slower.
@@ -19,7 +24,7 @@ def insert_many(tasks):
 
 # Set-based, in the order of the same index.
 CLAIM_100 = """UPDATE plain_task t SET state = 'in_progress', attempt = attempt + 1, claimed_at = now(), {change}
-    FROM (SELECT id FROM plain_task WHERE queue_id = 1 AND priority = 8 AND state = 'pending' AND run_at <= now()
+    FROM (SELECT id FROM plain_task WHERE queue_id = 1 AND priority = 8 AND NOT waits AND state = 'pending' AND run_at <= now()
         ORDER BY run_at, id LIMIT 100 FOR UPDATE SKIP LOCKED) due
     WHERE t.id = due.id RETURNING t.id, t.attempt, t.lease, t.input"""
 
