@@ -13,7 +13,7 @@ from lib.measure import Row
 
 def run(bench):
     bench.configure(underway__max_workers=4)
-    seconds = bench.seconds(3, 6)
+    seconds = bench.seconds(2, 6)
     with bench.database("idle") as db:
         made = 0
         for queues in bench.pick((1, 1000), (1, 100, 1000)):

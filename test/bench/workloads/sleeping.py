@@ -26,7 +26,7 @@ def run(bench):
         yield Row("a sleeping run on disk", "bytes", [(after - before) / runs], note="with indexes")
         db.settle()
         time.sleep(3)
-        seconds = bench.seconds(3, 2)
+        seconds = bench.seconds(2, 2)
         before = cost(bench.server)
         time.sleep(seconds)
         after = cost(bench.server)
