@@ -70,8 +70,8 @@ CREATE TABLE underway_internal.task (
     version     int,
     step        text,       -- null: a nudge, see src/README.md
     item        int,        -- of a map's children, from 0; -1: the step as a whole
-    waits       bool GENERATED ALWAYS AS (state = 'waiting') STORED,    -- for the predicates of indexes, which must not name what a claim changes
     phase       text,       -- map, child: waits for its children; close: what it waited for is there; undo: undoes the step; finally
+    waits       bool GENERATED ALWAYS AS (state = 'waiting') STORED,    -- for the predicates of indexes, which must not name what a claim changes
     state       text NOT NULL DEFAULT 'pending',
     attempt     int NOT NULL DEFAULT 0,
     slot        int,

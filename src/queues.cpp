@@ -29,9 +29,8 @@ pg::statement select_queues(
     " WHERE (q.dropped_at IS NULL AND (q.owner = $1 OR $1 IS NULL))"
     "    OR ($1 IS NULL AND (q.dropped_at > underway_internal.clock() - interval '1 day'"
     // Of a transaction that was open, or prepared, for as long as that.
-    "        OR EXISTS (SELECT FROM underway_internal.task t WHERE t.queue_id = q.id AND NOT "
-    "t.waits "
-    "AND t.state = 'pending'))) ORDER BY q.id",
+    "        OR EXISTS (SELECT FROM underway_internal.task t WHERE t.queue_id = q.id"
+    "          AND NOT t.waits AND t.state = 'pending'))) ORDER BY q.id",
     TEXTOID);
 
 Oid owner_of_function(Oid function) {
