@@ -1,15 +1,5 @@
 -- Dequeue: what surrounds the claim itself, which is src/claim.cpp.
 
--- When the next pending task of this queue and priority is due: the timer after a claim that found no more. Counted from a
--- moment before that claim's own look at the clock, so that no task falls between the two.
-CREATE FUNCTION underway_internal.next_due(queue_id int, priority int, scanned_at timestamptz) RETURNS timestamptz LANGUAGE plpgsql AS $$
-BEGIN
-    RETURN (SELECT t.run_at FROM underway_internal.task t
-        WHERE t.queue_id = next_due.queue_id AND t.priority = next_due.priority AND NOT t.waits AND t.state = 'pending'
-          AND t.run_at > scanned_at
-        ORDER BY t.run_at, t.id LIMIT 1);
-END $$;
-
 -- Claimed and not begun: handed back as if it had never been claimed.
 CREATE FUNCTION underway_internal.give_back(ids uuid[], attempts int[]) RETURNS bigint LANGUAGE plpgsql AS $$
 #variable_conflict use_column

@@ -15,24 +15,22 @@ pg::relation pending("task_pending");
 
 // The index's columns are queue_id, priority, run_at, id.
 struct from_key {
-  ScanKeyData keys[4];
+  ScanKeyData keys[3];
   ScanKeyData row[2];  // (run_at, id) >= (..), as nodeIndexscan.c builds it
 };
 
-void begin_at(from_key* k, int queue_id, int priority, const row_key* start, TimestampTz now) {
+void begin_at(from_key* k, int queue_id, int priority, const row_key* start) {
   ScanKeyInit(&k->keys[0], 1, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(queue_id));
   ScanKeyInit(&k->keys[1], 2, BTEqualStrategyNumber, F_INT2EQ, Int16GetDatum(priority));
-  ScanKeyInit(&k->keys[2], 3, BTLessEqualStrategyNumber, F_TIMESTAMPTZ_LE,
-              TimestampTzGetDatum(now));
   ScanKeyEntryInitialize(&k->row[0], SK_ROW_MEMBER, 3, BTGreaterEqualStrategyNumber, TIMESTAMPTZOID,
                          InvalidOid, F_TIMESTAMPTZ_CMP, TimestampTzGetDatum(start->run_at));
   ScanKeyEntryInitialize(&k->row[1], SK_ROW_MEMBER | SK_ROW_END, 4, BTGreaterEqualStrategyNumber,
                          UUIDOID, InvalidOid, F_UUID_CMP, UUIDPGetDatum(&start->id));
-  k->keys[3] = {};
-  k->keys[3].sk_flags = SK_ROW_HEADER;
-  k->keys[3].sk_attno = 3;
-  k->keys[3].sk_strategy = BTGreaterEqualStrategyNumber;
-  k->keys[3].sk_argument = PointerGetDatum(k->row);
+  k->keys[2] = {};
+  k->keys[2].sk_flags = SK_ROW_HEADER;
+  k->keys[2].sk_attno = 3;
+  k->keys[2].sk_strategy = BTGreaterEqualStrategyNumber;
+  k->keys[2].sk_argument = PointerGetDatum(k->row);
 }
 
 // Of its own time to live or its queue's, and not begun within it. Steps of runs have none.
@@ -60,6 +58,8 @@ int max_attempts_of(const pg::table& t, int of_queue) {
              ? of_queue
              : DatumGetInt32(DirectFunctionCall1(numeric_int4, NumericGetDatum(found.val.numeric)));
 }
+
+constexpr int most_passed = 8;
 
 // What does not differ between the tasks of one claim.
 struct claimer {
@@ -141,29 +141,37 @@ claimed_rows claim_rows(const claim_source& from, int priority, const row_key& s
     open_tasks(&t);
     PushActiveSnapshot(GetTransactionSnapshot());
     waitpoint(waitpoint_id::scanning);
-    begin_at(&key, from.queue_id, priority, &start, who.now);
+    begin_at(&key, from.queue_id, priority, &start);
     t.scan(pending.oid(), key.keys, lengthof(key.keys));
     MemoryContext before = MemoryContextSwitchTo(memory);
     taken.expired_ids = static_cast<Datum*>(palloc(sizeof(Datum) * static_cast<Size>(max_tasks)));
-    while (taken.rows < max_tasks && !taken.stopped && t.next()) {
+    int most = max_tasks;
+    int passed = 0;  // of those that it leaves
+    // Further than it takes: whether more is due, or when, decides who else is woken. Among many
+    // that others are taking just now it does not look for long.
+    while (!taken.more && t.next()) {
       if (!pg::is_word(t.value(at[col::state]), "pending")) {
         continue;
+      }
+      if (t.time(at[col::run_at]) > who.now) {
+        taken.next_due = t.time(at[col::run_at]);
+        break;
       }
       const int crashes = t.int4(at[col::crashes]);
       if (crashes > most_crashes) {
         continue;
       }
       // A suspect is claimed alone, so that the next crash is its own (promise 8).
-      if (crashes > 0 && (taken.rows > 0 || from.with_others)) {
-        taken.stopped = true;
-        break;
+      if (taken.rows == most || (crashes > 0 && (taken.rows > 0 || from.with_others))) {
+        taken.more = t.is_free() || ++passed == most_passed;
+        continue;
       }
       const pg_uuid_t* lease = leases == nullptr ? nullptr : &leases[taken.rows];
       if (!take(&t, who, lease)) {
         continue;
       }
-      taken.stopped = crashes > 0;
       taken.rows++;
+      most = crashes > 0 ? taken.rows : most;
       taken.last = {t.time(at[col::run_at]), t.uuid(at[col::id])};
       if (is_expired(t, from.ttl, who.now)) {
         taken.expired_ids[taken.expired++] = datumCopy(t.value(at[col::id]), false, UUID_LEN);

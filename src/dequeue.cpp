@@ -15,8 +15,6 @@ namespace underway {
 
 namespace {
 
-pg::statement next_due("SELECT underway_internal.next_due($1, $2, $3)", INT4OID, INT4OID,
-                       TIMESTAMPTZOID);
 pg::statement heads("SELECT priority, run_at FROM underway_internal.heads($1)", INT4OID);
 pg::statement expire_claimed("SELECT underway_internal.expire_claimed($1, $2)", UUIDARRAYOID,
                              INTERVALOID);
@@ -42,21 +40,15 @@ claim_result claim_tasks(const claim_source& from, int priority, int max_tasks,
     expired[1] = pg::of(from.ttl);
     expire_claimed.run(expired);
   }
-  TimestampTz due = DT_NOEND;
-  const bool exhausted = s.rows < max_tasks && !s.stopped;
-  if (exhausted) {
-    const pg::value where[3] = {pg::of(from.queue_id), pg::of(priority), pg::of_time(scanned_at)};
-    next_due.run(where, [&due](const pg::row& r) { due = r.null(1) ? DT_NOEND : r.time(1); });
-  }
   if (c != nullptr) {
     c->found = s.rows > 0;
     c->last = s.last;
-    c->exhausted = exhausted;
+    c->exhausted = !s.more;
     c->scanned_at = scanned_at;
-    c->next_due = due;
+    c->next_due = s.next_due;
     c->ended = !IsolationUsesXactSnapshot();  // an older snapshot than the scan proves nothing
   }
-  return {s.count, !exhausted};
+  return {s.count, s.more};
 }
 
 const char* worker_name() noexcept {

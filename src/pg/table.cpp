@@ -177,22 +177,26 @@ changed table::remove() {
                                     GetActiveSnapshot(), InvalidSnapshot, true, &failure, false));
 }
 
-// By somebody else, who has not ended. heap_update() is not to be called without waiting for a row
-// that is (heapam.c asserts it), so that it is looked at first, as heap_update() itself looks.
-bool table::is_locked() const {
+// As heap_update() itself looks, but that what only this transaction has locked is free.
+TM_Result table::state() const {
   const auto slot = reinterpret_cast<BufferHeapTupleTableSlot*>(found_);
   HeapTuple row = slot->base.tuple;
   LockBuffer(slot->buffer, BUFFER_LOCK_SHARE);
-  const bool locked =
-      HeapTupleSatisfiesUpdate(row, GetCurrentCommandId(false), slot->buffer) == TM_BeingModified &&
-      !TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetRawXmax(row->t_data));
+  TM_Result is = HeapTupleSatisfiesUpdate(row, GetCurrentCommandId(false), slot->buffer);
+  if (is == TM_BeingModified &&
+      TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetRawXmax(row->t_data))) {
+    is = TM_Ok;
+  }
   LockBuffer(slot->buffer, BUFFER_LOCK_UNLOCK);
-  return locked;
+  return is;
 }
+
+bool table::is_free() const { return state() == TM_Ok; }
 
 changed table::change() {
   PreventCommandIfReadOnly("UPDATE");
-  if (is_locked()) {
+  // heap_update() is not to be called without waiting for such a row (heapam.c asserts it).
+  if (state() == TM_BeingModified) {
     return changed::locked;
   }
   TM_FailureData failure;

@@ -49,6 +49,8 @@ class table {
   // Makes room on its page, as a scan would that comes by: for a row that is always looked at so.
   void prune(const place& where) const;
 
+  // Whether a change of what was found would go through now.
+  bool is_free() const;
   // As FOR NO KEY UPDATE does, waiting; what was found is then the row as it is now.
   changed lock();
   changed remove();  // waits for whoever has the row locked
@@ -57,7 +59,7 @@ class table {
   place written_at() const { return {written_->tts_tid, version_of(RelationGetRelid(relation_))}; }
 
  private:
-  bool is_locked() const;
+  TM_Result state() const;
   bool holds(const place& where) const;
   void generate();
   void fill_indexes(bool update);
