@@ -24,7 +24,7 @@ struct claimed_rows {
   int rows = 0;   // taken
   int count = 0;  // to be run
   int expired = 0;
-  bool more = false;  // may be due; else
+  bool more = false;                // may be due; else
   TimestampTz next_due = DT_NOEND;  // when the next one will be
   row_key last = {};
   Datum* expired_ids = nullptr;
