@@ -1,15 +1,10 @@
 -- Enqueue: pending rows, in the caller's transaction; workers are woken at its commit.
--- One task is enqueued by enqueue.cpp, which calls what stands here only for more than queue and input; many, by enqueue_many().
+-- Both are enqueue.cpp, which calls what stands here only for more than queue and input.
 -- Invariant: note() is called in the transaction that makes a row pending, and note_locked() before a pending row is locked, which
 -- may come free again: so the low-water mark never passes it.
 
 -- What enqueueing has to know of a queue, for a role that may; by what is committed now, whatever the isolation level. Processes
 -- remember it (targets.cpp) until a queue, a right or a role changes, so it must not depend on anything else.
--- lapses: the ttl, where it ends tasks that perhaps nobody will claim.
-CREATE FUNCTION underway_internal.enqueue_target(
-        caller oid, queue text, OUT queue_id int, OUT priority int, OUT lapses interval)
-    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_enqueue_target';
-
 CREATE FUNCTION underway_internal.read_target(
         caller oid, queue text, OUT queue_id int, OUT priority int, OUT ttl interval, OUT unattended bool)
     STABLE LANGUAGE plpgsql AS $$
@@ -119,31 +114,23 @@ COMMENT ON FUNCTION underway.enqueue IS
 queue: its name. input: given to the handler; NULL becomes {}. delay: from now, or run_at: when it is due. priority: 0 (first) to 15. key: with a key that a kept task of the queue has, that task''s id comes back and nothing is enqueued. group_key: stored. ttl: a task that has not started this long after it was due, or enqueued if that is later, ends failed. timeout: of one attempt. heartbeat: interval for external workers. retry: retry_policy(). headers: a JSON object carried along.
 Returns the task''s id. Errors: 42704 no such queue, 42501 not allowed, 22023 bad value.';
 
-CREATE FUNCTION underway_internal.enqueue_many(
-        caller oid, queue text, inputs jsonb[], delay interval, run_at timestamptz, priority int, keys text[], group_keys text[],
-        ttl interval, timeout interval, heartbeat interval, retry jsonb, headers jsonb)
-    RETURNS uuid[] LANGUAGE plpgsql AS $$
+-- The same for enqueue_many(). dimensions: of its inputs, null if they are. ids: that its tasks would have. holders: the tasks
+-- that have them instead, where a key was taken; null: there are no keys.
+CREATE FUNCTION underway_internal.prepare_tasks(
+        ids uuid[], queue_id int, now timestamptz, dimensions int, delay interval, run_at timestamptz, priority int, keys text[],
+        group_keys text[], ttl interval, timeout interval, heartbeat interval, retry jsonb, headers jsonb,
+        OUT due timestamptz, OUT expires timestamptz, OUT holders uuid[]) LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
-    target record;
-    n int := coalesce(cardinality(inputs), 0);
-    own uuid[];                 -- the ids that our tasks have
-    ids uuid[];                 -- what the caller gets: where a key was taken, the id of the task that has it
-    fresh bool[];
-    now timestamptz := underway_internal.clock();
-    due timestamptz;
-    expires timestamptz;
-    first_id uuid;
-    inserted int;
+    n int := cardinality(ids);
     bad text;
 BEGIN
-    SELECT x.* INTO target FROM underway_internal.enqueue_target(caller, queue) x;
-    IF inputs IS NULL THEN
+    IF dimensions IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'inputs must not be null',
             HINT = 'Give an array of jsonb, one element for each task; an empty array enqueues nothing.';
     END IF;
-    IF array_ndims(inputs) > 1 THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('inputs must have one dimension, not %s', array_ndims(inputs)),
+    IF dimensions > 1 THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('inputs must have one dimension, not %s', dimensions),
             HINT = 'A JSON array as the input of one task is one jsonb element.';
     END IF;
     IF keys IS NOT NULL AND (cardinality(keys) <> n OR array_ndims(keys) > 1)
@@ -163,55 +150,29 @@ BEGIN
     IF FOUND THEN
         PERFORM underway_internal.check_key(bad, 'each of group_keys');
     END IF;
-    IF n = 0 THEN
-        RETURN '{}';
+    IF keys IS NULL OR n = 0 THEN
+        RETURN;
     END IF;
-    priority := coalesce(priority, target.priority);
-    own := ARRAY(SELECT underway_internal.new_id() FROM generate_series(1, n));
-    ids := own;
-
-    IF keys IS NOT NULL THEN
-        -- In the order of the keys, so that two callers with the same keys in another order cannot deadlock.
-        LOOP
-            INSERT INTO underway_internal.task_key (queue_id, key, task_id)
-                SELECT target.queue_id, u.key, (array_agg(u.id ORDER BY u.ord))[1]
-                FROM unnest(own, keys) WITH ORDINALITY u(id, key, ord)
-                WHERE u.key IS NOT NULL GROUP BY u.key ORDER BY u.key
-                ON CONFLICT DO NOTHING;
-            SELECT array_agg(CASE WHEN u.key IS NULL THEN u.id ELSE k.task_id END ORDER BY u.ord),
-                   array_agg(u.key IS NULL OR k.task_id = u.id ORDER BY u.ord)
-                INTO ids, fresh
-                FROM unnest(own, keys) WITH ORDINALITY u(id, key, ord)
-                LEFT JOIN underway_internal.task_key k ON k.queue_id = target.queue_id AND k.key = u.key;
-            -- Null where a key went between the two statements (its task is not kept): once more.
-            EXIT WHEN array_position(ids, NULL) IS NULL;
-        END LOOP;
-    END IF;
-
-    INSERT INTO underway_internal.task (id, queue_id, priority, run_at, enqueued_at, expires_at, enqueued_by, input, headers,
-            key, group_key, timeout, heartbeat, retry)
-        SELECT u.id, target.queue_id, priority, due, now, expires, pg_get_userbyid(caller), coalesce(u.input, '{}'), headers,
-            u.key, u.group_key, timeout, heartbeat, retry
-        FROM unnest(own, inputs, keys, group_keys, fresh) u(id, input, key, group_key, fresh)
-        WHERE u.fresh IS NOT false;
-    GET DIAGNOSTICS inserted = ROW_COUNT;
-    IF inserted > 0 THEN
-        SELECT u.id INTO first_id FROM unnest(own, fresh) u(id, fresh) WHERE u.fresh IS NOT false ORDER BY u.id LIMIT 1;
-        PERFORM underway_internal.note(target.queue_id, priority, due, first_id, inserted);
-        IF expires IS NOT NULL THEN
-            PERFORM underway_internal.note_expiry(expires);
-        ELSIF target.lapses IS NOT NULL THEN
-            PERFORM underway_internal.note_expiry(greatest(due, now) + target.lapses);
-        END IF;
-    END IF;
-    RETURN ids;
+    -- In the order of the keys, so that two callers with the same keys in another order cannot deadlock.
+    LOOP
+        INSERT INTO underway_internal.task_key (queue_id, key, task_id)
+            SELECT queue_id, u.key, (array_agg(u.id ORDER BY u.ord))[1]
+            FROM unnest(ids, keys) WITH ORDINALITY u(id, key, ord)
+            WHERE u.key IS NOT NULL GROUP BY u.key ORDER BY u.key
+            ON CONFLICT DO NOTHING;
+        SELECT array_agg(CASE WHEN u.key IS NULL THEN u.id ELSE k.task_id END ORDER BY u.ord) INTO holders
+            FROM unnest(ids, keys) WITH ORDINALITY u(id, key, ord)
+            LEFT JOIN underway_internal.task_key k ON k.queue_id = queue_id AND k.key = u.key;
+        -- Null where a key went between the two statements (its task is not kept): once more.
+        EXIT WHEN array_position(holders, NULL) IS NULL;
+    END LOOP;
 END $$;
 
 CREATE FUNCTION underway.enqueue_many(
         queue text, inputs jsonb[], delay interval DEFAULT NULL, run_at timestamptz DEFAULT NULL, priority int DEFAULT NULL,
         keys text[] DEFAULT NULL, group_keys text[] DEFAULT NULL, ttl interval DEFAULT NULL, timeout interval DEFAULT NULL,
         heartbeat interval DEFAULT NULL, retry jsonb DEFAULT NULL, headers jsonb DEFAULT NULL)
-    RETURNS uuid[] LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_gateway';
+    RETURNS uuid[] LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_enqueue_many';
 COMMENT ON FUNCTION underway.enqueue_many IS
 'Enqueues one task for each element of inputs, in one statement.
 keys and group_keys have as many elements as inputs; an element may be null. Everything else as in enqueue, for all of them.

@@ -1,5 +1,5 @@
-// Enqueue: one task, in the caller's transaction. As the gateway, but that the usual call runs no
-// statement: the queue is known (targets.cpp), and the row goes straight into the table. Runs in:
+// Enqueue: tasks, in the caller's transaction. As the gateway, but that the usual call runs no
+// statement: the queue is known (targets.cpp), and the rows go straight into the table. Runs in:
 // any backend. Error discipline: a boundary. Invariant: what is checked, and against what, stands
 // in sql/20_enqueue.sql; nothing of a user's is looked up or run as the extension's owner.
 #include "clock.hpp"
@@ -19,11 +19,14 @@ pg::statement prepare_task(
     "$8, $9, $10, $11, $12, $13)",
     UUIDOID, INT4OID, TIMESTAMPTZOID, INTERVALOID, TIMESTAMPTZOID, INT4OID, TEXTOID, TEXTOID,
     INTERVALOID, INTERVALOID, INTERVALOID, JSONBOID, JSONBOID);
-pg::insertion insert_task("task", "id", "queue_id", "priority", "run_at", "enqueued_at",
-                          "expires_at", "enqueued_by", "input", "headers", "key", "group_key",
-                          "timeout", "heartbeat", "retry");
+pg::statement prepare_tasks(
+    "SELECT due, expires, holders FROM underway_internal.prepare_tasks($1, $2, $3, $4, $5, $6, $7, "
+    "$8, $9, $10, $11, $12, $13, $14)",
+    UUIDARRAYOID, INT4OID, TIMESTAMPTZOID, INT4OID, INTERVALOID, TIMESTAMPTZOID, INT4OID,
+    TEXTARRAYOID, TEXTARRAYOID, INTERVALOID, INTERVALOID, INTERVALOID, JSONBOID, JSONBOID);
 
-// The arguments of underway.enqueue() by number.
+// The arguments of underway.enqueue() by number. Those of enqueue_many() are arrays where tasks
+// differ.
 enum : int {
   queue,
   input,
@@ -40,35 +43,119 @@ enum : int {
   arguments
 };
 
-struct task {
-  pg_uuid_t id;
+namespace column {
+enum : int {
+  id,
+  queue_id,
+  priority,
+  run_at,
+  enqueued_at,
+  expires_at,
+  enqueued_by,
+  input,
+  headers,
+  key,
+  group_key,
+  timeout,
+  heartbeat,
+  retry,
+  count
+};
+}
+pg::insertion insert_task("task", "id", "queue_id", "priority", "run_at", "enqueued_at",
+                          "expires_at", "enqueued_by", "input", "headers", "key", "group_key",
+                          "timeout", "heartbeat", "retry");
+
+// What all tasks of one call have in common.
+struct order {
+  FunctionCallInfo fcinfo;
+  Oid caller;
+  bool known;  // the target
+  target to;
   TimestampTz now;
   TimestampTz due;
   bool expires;
   TimestampTz expires_at;
-  pg_uuid_t holder;  // of the key
+
+  bool has(int n) const noexcept { return !fcinfo->args[n].isnull; }
+  pg::value argument(int n) const noexcept {
+    return pg::of_datum(fcinfo->args[n].value, fcinfo->args[n].isnull);
+  }
+  bool has_options() const noexcept {
+    for (int n = input + 1; n < arguments; n++) {
+      if (has(n)) {
+        return true;
+      }
+    }
+    return false;
+  }
+  int urgency() const noexcept {
+    return has(priority) ? DatumGetInt32(fcinfo->args[priority].value) : to.priority;
+  }
 };
 
-bool has_options(FunctionCallInfo fcinfo) noexcept {
-  for (int n = input + 1; n < arguments; n++) {
-    if (!PG_ARGISNULL(n)) {
-      return true;
-    }
-  }
-  return false;
+order begin_order(FunctionCallInfo fcinfo) {
+  order o = {};
+  o.fcinfo = fcinfo;
+  o.caller = GetUserId();
+  o.known = pg::call([&o] {
+    require_preload();
+    PreventCommandIfReadOnly("INSERT");
+    pg::lock_first();
+    return o.has(queue) && known_target(o.caller, o.argument(queue).datum, &o.to);
+  });
+  o.now = o.due = transaction_clock();
+  return o;
 }
 
-void prepare(FunctionCallInfo fcinfo, const target& to, task* t) {
-  pg::value args[13] = {pg::of(&t->id), pg::of(to.queue_id), pg::of_time(t->now)};
-  for (int n = delay; n < arguments; n++) {
-    args[n + 1] = pg::of_datum(fcinfo->args[n].value, fcinfo->args[n].isnull);
+// Of SQL, as the extension's owner: what is not known of the queue, and what the options mean.
+template <class F> void ask(order* o, bool options, F&& prepare) {
+  if (o->known && !options) {
+    return;
   }
-  prepare_task.run(args, [t](const pg::row& r) {
-    t->due = r.time(1);
-    t->expires = !r.null(2);
-    t->expires_at = t->expires ? r.time(2) : 0;
-    t->holder = r.uuid(3);
-  });
+  pg::as_owner owner(false);
+  try {
+    if (!o->known) {
+      o->to = find_target(o->caller, o->argument(queue).datum, !o->has(queue));
+    }
+    if (options) {
+      prepare();
+    }
+  } catch (pg::error& e) {
+    e.drop_context();
+    throw;
+  }
+}
+
+// From the arguments `delay` on, which both prepare functions take in the same order.
+void add_options(const order& o, pg::value* args) noexcept {
+  for (int n = delay; n < arguments; n++) {
+    *args++ = o.argument(n);
+  }
+}
+
+void read_times(const pg::row& r, order* o) {
+  o->due = r.time(1);
+  o->expires = !r.null(2);
+  o->expires_at = o->expires ? r.time(2) : 0;
+}
+
+pg::value nothing() {
+  return pg::of_datum(DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")), false);
+}
+
+// A row of `task` but for its id, input and keys.
+void fill(const order& o, pg::value* values) {
+  values[column::queue_id] = pg::of(o.to.queue_id);
+  values[column::priority] = pg::of_datum(Int16GetDatum(static_cast<int16>(o.urgency())), false);
+  values[column::run_at] = pg::of_time(o.due);
+  values[column::enqueued_at] = pg::of_time(o.now);
+  values[column::expires_at] = pg::of_datum(TimestampTzGetDatum(o.expires_at), !o.expires);
+  values[column::enqueued_by] = pg::of_text(GetUserNameFromId(o.caller, false));
+  values[column::headers] = o.argument(headers);
+  values[column::timeout] = o.argument(timeout);
+  values[column::heartbeat] = o.argument(heartbeat);
+  values[column::retry] = o.argument(retry);
 }
 
 TimestampTz later(TimestampTz from, const Interval* by) {
@@ -76,76 +163,143 @@ TimestampTz later(TimestampTz from, const Interval* by) {
                                                  IntervalPGetDatum(by)));
 }
 
-void insert(FunctionCallInfo fcinfo, Oid caller, const target& to, const task& t) {
-  const auto argument = [fcinfo](int n) {
-    return pg::of_datum(fcinfo->args[n].value, fcinfo->args[n].isnull);
-  };
-  const int urgency = PG_ARGISNULL(priority) ? to.priority : PG_GETARG_INT32(priority);
-  const pg::value values[] = {
-      pg::of(&t.id),
-      pg::of(to.queue_id),
-      pg::of_datum(Int16GetDatum(static_cast<int16>(urgency)), false),
-      pg::of_time(t.due),
-      pg::of_time(t.now),
-      pg::of_datum(TimestampTzGetDatum(t.expires_at), !t.expires),
-      pg::of_text(GetUserNameFromId(caller, false)),
-      PG_ARGISNULL(input)
-          ? pg::of_datum(DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")), false)
-          : argument(input),
-      argument(headers),
-      argument(key),
-      argument(group_key),
-      argument(timeout),
-      argument(heartbeat),
-      argument(retry)};
-  insert_task.run(values);
-  note_pending(to.queue_id, urgency, {t.due, t.id}, 1);
-  if (t.expires) {
-    note_expiry(t.expires_at);
-  } else if (may_lapse(to)) {
-    note_expiry(later(Max(t.due, t.now), &to.ttl));
+// first: the least id.
+void note(const order& o, const pg_uuid_t& first, int tasks) {
+  note_pending(o.to.queue_id, o.urgency(), {o.due, first}, tasks);
+  if (o.expires) {
+    note_expiry(o.expires_at);
+  } else if (may_lapse(o.to)) {
+    note_expiry(later(Max(o.due, o.now), &o.to.ttl));
   }
 }
 
-Datum result(const pg_uuid_t& id) {
-  auto copy = static_cast<pg_uuid_t*>(palloc(sizeof(pg_uuid_t)));
-  *copy = id;
-  return UUIDPGetDatum(copy);
+void insert_one(const order& o, const pg_uuid_t& id) {
+  pg::value values[column::count];
+  fill(o, values);
+  values[column::id] = pg::of(&id);
+  values[column::input] = o.has(input) ? o.argument(input) : nothing();
+  values[column::key] = o.argument(key);
+  values[column::group_key] = o.argument(group_key);
+  insert_task.run(values);
+  note(o, id, 1);
+}
+
+// The elements of an array argument, or none.
+struct elements {
+  Datum* data = nullptr;
+  bool* nulls = nullptr;
+
+  pg::value operator[](int n) const noexcept {
+    return data == nullptr ? pg::value{} : pg::of_datum(data[n], nulls[n]);
+  }
+};
+
+elements elements_of(const pg::value& array, Oid type) {
+  elements e;
+  if (!array.null) {
+    int n = 0;
+    deconstruct_array(DatumGetArrayTypeP(array.datum), type, -1, false, TYPALIGN_INT, &e.data,
+                      &e.nulls, &n);
+  }
+  return e;
+}
+
+// holders: the ids of the tasks that have the keys.
+void insert_many(const order& o, const pg_uuid_t* ids, const pg_uuid_t* holders, int n) {
+  pg::value values[column::count];
+  fill(o, values);
+  const elements inputs = elements_of(o.argument(input), JSONBOID);
+  const elements keys = elements_of(o.argument(key), TEXTOID);
+  const elements group_keys = elements_of(o.argument(group_key), TEXTOID);
+  const pg::value no_input = nothing();
+  int inserted = 0;
+  const pg_uuid_t* first = nullptr;  // ids go up
+  insert_task.run_many(n, [&](int row) -> const pg::value* {
+    if (memcmp(&holders[row], &ids[row], sizeof *ids) != 0) {
+      return nullptr;
+    }
+    first = first == nullptr ? &ids[row] : first;
+    inserted++;
+    values[column::id] = pg::of(&ids[row]);
+    values[column::input] = inputs[row].null ? no_input : inputs[row];
+    values[column::key] = keys[row];
+    values[column::group_key] = group_keys[row];
+    return values;
+  });
+  if (inserted > 0) {
+    note(o, *first, inserted);
+  }
+}
+
+Datum array_of(const pg_uuid_t* ids, int n) {
+  auto data = static_cast<Datum*>(palloc(sizeof(Datum) * static_cast<Size>(Max(n, 1))));
+  for (int i = 0; i < n; i++) {
+    data[i] = UUIDPGetDatum(&ids[i]);
+  }
+  return pg::array_of(UUIDOID, data, n);
 }
 
 }  // namespace
 
 UNDERWAY_ENTRY(underway_enqueue) {
-  const Oid caller = GetUserId();
-  target to = {};
-  const bool known = pg::call([fcinfo, caller, &to] {
-    require_preload();
-    PreventCommandIfReadOnly("INSERT");
-    pg::lock_first();
-    return !PG_ARGISNULL(queue) && known_target(caller, fcinfo->args[queue].value, &to);
+  order o = begin_order(fcinfo);
+  const pg_uuid_t id = new_id();
+  pg_uuid_t holder = id;  // of the key
+  ask(&o, o.has_options(), [&] {
+    pg::value args[13] = {pg::of(&id), pg::of(o.to.queue_id), pg::of_time(o.now)};
+    add_options(o, args + 3);
+    prepare_task.run(args, [&](const pg::row& r) {
+      read_times(r, &o);
+      holder = r.uuid(3);
+    });
   });
-  task t = {};
-  t.id = t.holder = new_id();
-  t.now = t.due = transaction_clock();
-  if (!known || has_options(fcinfo)) {
-    pg::as_owner owner(false);
-    try {
-      if (!known) {
-        to = find_target(caller, fcinfo->args[queue].value, fcinfo->args[queue].isnull);
-      }
-      if (has_options(fcinfo)) {
-        prepare(fcinfo, to, &t);
-      }
-    } catch (pg::error& e) {
-      e.drop_context();
-      throw;
+  return pg::call([&] {
+    if (memcmp(&holder, &id, sizeof id) == 0) {
+      insert_one(o, id);
     }
-  }
-  return pg::call([fcinfo, caller, &to, &t] {
-    if (memcmp(&t.holder, &t.id, sizeof t.id) == 0) {
-      insert(fcinfo, caller, to, t);
+    auto result = static_cast<pg_uuid_t*>(palloc(sizeof(pg_uuid_t)));
+    *result = holder;
+    return UUIDPGetDatum(result);
+  });
+}
+
+UNDERWAY_ENTRY(underway_enqueue_many) {
+  order o = begin_order(fcinfo);
+  int n = 0;
+  pg::value dimensions;
+  pg_uuid_t* ids = nullptr;
+  pg::call([&] {
+    if (o.has(input)) {
+      ArrayType* inputs = DatumGetArrayTypeP(o.argument(input).datum);
+      fcinfo->args[input].value = PointerGetDatum(inputs);  // detoasted once
+      dimensions = pg::of(static_cast<int32>(ARR_NDIM(inputs)));
+      n = ArrayGetNItems(ARR_NDIM(inputs), ARR_DIMS(inputs));
     }
-    return result(t.holder);
+    ids = static_cast<pg_uuid_t*>(palloc(sizeof(pg_uuid_t) * static_cast<Size>(Max(n, 1))));
+    for (int i = 0; i < n; i++) {
+      ids[i] = new_id();
+    }
+  });
+  pg_uuid_t* holders = ids;
+  const bool plain = o.has(input) && DatumGetInt32(dimensions.datum) <= 1;
+  ask(&o, o.has_options() || !plain, [&] {
+    pg::value args[14] = {{}, pg::of(o.to.queue_id), pg::of_time(o.now), dimensions};
+    pg::call([&] { args[0] = pg::of_datum(array_of(ids, n), false); });
+    add_options(o, args + 4);
+    MemoryContext memory = CurrentMemoryContext;
+    prepare_tasks.run(args, [&](const pg::row& r) {
+      read_times(r, &o);
+      if (!r.null(3)) {
+        MemoryContext before = MemoryContextSwitchTo(memory);
+        holders =
+            reinterpret_cast<pg_uuid_t*>(ARR_DATA_PTR(DatumGetArrayTypePCopy(r.get(3).datum)));
+        MemoryContextSwitchTo(before);
+      }
+    });
+  });
+  return pg::call([&] {
+    insert_many(o, ids, holders, n);
+    return array_of(holders, n);
   });
 }
 

@@ -1,6 +1,5 @@
 #include "targets.hpp"
 
-#include "entry.hpp"
 #include "pg/statement.hpp"
 #include "stamp.hpp"
 
@@ -85,24 +84,6 @@ bool may_lapse(const target& t) noexcept {
   }
   const database_entry* db = find_database(MyDatabaseId, false);
   return db != nullptr && db->blocked;
-}
-
-UNDERWAY_ENTRY(underway_enqueue_target) {
-  const Oid caller = PG_GETARG_OID(0);
-  target found = {};
-  if (!pg::call([fcinfo, caller, &found] {
-        return !PG_ARGISNULL(1) && known_target(caller, PG_GETARG_DATUM(1), &found);
-      })) {
-    found = find_target(caller, fcinfo->args[1].value, PG_ARGISNULL(1));
-  }
-  return pg::call([fcinfo, &found] {
-    TupleDesc shape = nullptr;
-    (void)get_call_result_type(fcinfo, nullptr, &shape);
-    Datum values[3] = {Int32GetDatum(found.queue_id), Int32GetDatum(found.priority),
-                       IntervalPGetDatum(&found.ttl)};
-    bool nulls[3] = {false, false, !may_lapse(found)};
-    return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(shape), values, nulls));
-  });
 }
 
 }  // namespace underway

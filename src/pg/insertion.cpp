@@ -39,23 +39,35 @@ void insertion::read(Relation table) {
   FreeExecutorState(executor);
 }
 
-void insertion::run(const value* values) {
-  table t;
-  t.open(&relation_, &columns_);
+void insertion::begin(table* t) {
+  t->open(&relation_, &columns_);
   if (!defaults_found_.holds_of(relation_.oid())) {
-    read(t.get());
+    read(t->get());
     defaults_found_.was_found(relation_.oid());
   }
-  t.begin_row();
-  for (int n = 0; n < t.shape()->natts; n++) {
-    t.set(static_cast<AttrNumber>(n + 1), row_[n].datum, row_[n].null);
+}
+
+void insertion::set(table* t, const value* values) {
+  t->begin_row();
+  for (int n = 0; n < t->shape()->natts; n++) {
+    t->set(static_cast<AttrNumber>(n + 1), row_[n].datum, row_[n].null);
   }
   for (int n = 0; n < columns_.count(); n++) {
-    t.set(columns_[n], values[n].datum, values[n].null);
+    t->set(columns_[n], values[n].datum, values[n].null);
   }
-  t.insert();
-  t.close();
+}
+
+void insertion::end(table* t) {
+  t->close();
   CommandCounterIncrement();
+}
+
+void insertion::run(const value* values) {
+  table t;
+  begin(&t);
+  set(&t, values);
+  t.insert();
+  end(&t);
 }
 
 }  // namespace underway::pg

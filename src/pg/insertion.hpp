@@ -1,7 +1,8 @@
-// One row into a table of ours without a statement, which would cost as much again to start as the
-// row itself does. Runs in: any backend, inside a transaction and inside call(), for whoever has
-// checked the right already: none is asked for. Error discipline: server code, may raise.
-// Invariant: columns that are not given get their defaults, which are constants.
+// Rows into a table of ours without a statement, which for one would cost as much again to start as
+// the row itself does; many are written by the page. Runs in: any backend, inside a transaction and
+// inside call(), for whoever has checked the right already: none is asked for. Error discipline:
+// server code, may raise. Invariant: columns that are not given get their defaults, which are
+// constants.
 #pragma once
 
 #include "statement.hpp"
@@ -17,8 +18,25 @@ class insertion {
 
   // One for each of the columns. The row is visible to whatever runs next.
   void run(const value* values);
+  // The same for rows 0 to n - 1: values_of(row) may say null, and that one is left out.
+  template <class F> void run_many(int n, F&& values_of) {
+    table t;
+    begin(&t);
+    for (int row = 0; row < n; row++) {
+      const value* values = values_of(row);
+      if (values != nullptr) {
+        set(&t, values);
+        t.insert_later();
+      }
+    }
+    t.insert_rest();
+    end(&t);
+  }
 
  private:
+  void begin(table* t);
+  void set(table* t, const value* values);
+  void end(table* t);
   void read(Relation table);
   relation relation_;
   columns columns_;

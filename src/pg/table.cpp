@@ -37,6 +37,8 @@ void table::open(Oid table, LOCKMODE lock) {
   scan_ = nullptr;
   indexes_ = nullptr;
   found_ = written_ = nullptr;
+  later_ = nullptr;
+  later_count_ = 0;
 }
 
 void table::open(relation* table, columns* used, LOCKMODE lock) {
@@ -51,6 +53,12 @@ void table::close() {
   }
   if (written_ != nullptr) {
     ExecDropSingleTupleTableSlot(written_);
+  }
+  if (later_ != nullptr) {
+    for (int n = 0; n < most_later && later_[n] != nullptr; n++) {
+      ExecDropSingleTupleTableSlot(later_[n]);
+    }
+    MemoryContextDelete(later_memory_);
   }
   if (indexes_ != nullptr) {
     for (int n = 0; n < indexes_->count; n++) {
@@ -207,7 +215,7 @@ changed table::change() {
                                                   GetCurrentCommandId(true), GetActiveSnapshot(),
                                                   InvalidSnapshot, true, &failure, &mode, &needed));
   if (done == changed::yes && are_needed(needed)) {
-    fill_indexes(true);
+    fill_indexes(written_, true);
   }
   return done;
 }
@@ -216,7 +224,38 @@ void table::insert() {
   PreventCommandIfReadOnly("INSERT");
   generate();
   table_tuple_insert(relation_, written_, GetCurrentCommandId(true), 0, nullptr);
-  fill_indexes(false);
+  fill_indexes(written_, false);
+}
+
+void table::insert_later() {
+  PreventCommandIfReadOnly("INSERT");
+  generate();
+  ExecMaterializeSlot(written_);  // what its values point at may go
+  if (later_ == nullptr) {
+    later_ = static_cast<TupleTableSlot**>(palloc0(sizeof(TupleTableSlot*) * most_later));
+    later_memory_ = AllocSetContextCreate(CurrentMemoryContext, "underway rows to insert",
+                                          ALLOCSET_DEFAULT_SIZES);
+  }
+  // The place that it leaves has a row of the lot before, or none.
+  std::swap(written_, later_[later_count_++]);
+  if (later_count_ == most_later) {
+    insert_rest();
+  }
+}
+
+void table::insert_rest() {
+  if (later_count_ == 0) {
+    return;
+  }
+  CHECK_FOR_INTERRUPTS();
+  MemoryContext before = MemoryContextSwitchTo(later_memory_);
+  table_multi_insert(relation_, later_, later_count_, GetCurrentCommandId(true), 0, nullptr);
+  for (int n = 0; n < later_count_; n++) {
+    fill_indexes(later_[n], false);
+  }
+  MemoryContextSwitchTo(before);
+  MemoryContextReset(later_memory_);
+  later_count_ = 0;
 }
 
 // The row to be written is complete after this.
@@ -237,9 +276,9 @@ void table::generate() {
 }
 
 // An index whose predicate says no is not even opened: the lock on the table keeps it as it is.
-void table::fill_indexes(bool update) {
+void table::fill_indexes(TupleTableSlot* row, bool update) {
   ExprContext* expressions = GetPerTupleExprContext(indexes_->state);
-  expressions->ecxt_scantuple = written_;
+  expressions->ecxt_scantuple = row;
   for (int n = 0; n < indexes_->count; n++) {
     const index_set::one& index = indexes_->all[n];
     if (index.predicate != nullptr && !ExecQual(index.predicate, expressions)) {
@@ -250,8 +289,8 @@ void table::fill_indexes(bool update) {
     }
     Datum values[INDEX_MAX_KEYS];
     bool nulls[INDEX_MAX_KEYS];
-    FormIndexDatum(index.info, written_, indexes_->state, values, nulls);
-    index_insert(opened_[n], values, nulls, &written_->tts_tid, relation_,
+    FormIndexDatum(index.info, row, indexes_->state, values, nulls);
+    index_insert(opened_[n], values, nulls, &row->tts_tid, relation_,
                  index.unique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO, update, index.info);
   }
   ResetPerTupleExprContext(indexes_->state);

@@ -56,20 +56,29 @@ class table {
   changed remove();  // waits for whoever has the row locked
   changed change();  // does not, but for who locks it in that very moment
   void insert();
+  // With those before and after it: by the page, as COPY writes. They are there when insert_rest()
+  // has returned.
+  void insert_later();
+  void insert_rest();
   place written_at() const { return {written_->tts_tid, version_of(RelationGetRelid(relation_))}; }
 
  private:
+  static constexpr int most_later = 64;
+
   TM_Result state() const;
   bool holds(const place& where) const;
   void generate();
-  void fill_indexes(bool update);
+  void fill_indexes(TupleTableSlot* row, bool update);
   void end_scan();
 
   Relation relation_;
   Relation index_;
   IndexScanDesc scan_;
   TupleTableSlot* found_;
-  TupleTableSlot* written_;
+  TupleTableSlot* written_;  // null: none was needed yet
+  TupleTableSlot** later_;   // most_later of them, in use or null; null: none was needed yet
+  int later_count_;
+  MemoryContext later_memory_;
   index_set* indexes_;                // null: nothing has been written yet
   Relation opened_[index_set::most];  // those of them that an entry went to
 };
