@@ -114,6 +114,20 @@ SELECT u.n, (:'ids'::uuid[])[1] = u.id AS is_a, (:'more'::uuid[])[1] = u.id AS i
 SELECT underway.enqueue_many('external', '{1,2,3}', keys => '{a,b,c}') = ARRAY[(:'ids'::uuid[])[1],
     (:'ids'::uuid[])[2], (:'more'::uuid[])[1]] AS all_known;
 SELECT count(*) FROM underway.tasks WHERE queue = 'external';
+-- More than are written at once: some with keys, of which some come twice or are taken; inputs small, large and null.
+SELECT underway.purge_queue('external') > 0 AS purged;
+SELECT underway.enqueue('external', '"first"', key => '9') AS ninth \gset
+CREATE TABLE ordered AS SELECT n, CASE WHEN n % 10 > 0 THEN to_jsonb(repeat(md5(n::text), CASE n % 7 WHEN 0 THEN 300 ELSE 1 END)) END AS input,
+    CASE n % 3 WHEN 0 THEN (n % 120)::text END AS key FROM generate_series(1, 300) n;
+CREATE TABLE many AS SELECT o.*, u.id FROM ordered o JOIN unnest(underway.enqueue_many('external',
+    (SELECT array_agg(input ORDER BY n) FROM ordered), keys => (SELECT array_agg(key ORDER BY n) FROM ordered))) WITH ORDINALITY u(id, n) USING (n);
+SELECT count(*), count(DISTINCT m.id) AS tasks, count(m.key) AS with_key, count(DISTINCT m.key) AS keys,
+    count(*) FILTER (WHERE m.id = :'ninth') AS taken_before,
+    bool_and(t.key IS NOT DISTINCT FROM m.key) AS right_keys, bool_and(t.input = coalesce(f.input, '{}') OR m.id = :'ninth') AS right_inputs
+    FROM many m JOIN underway.tasks t USING (id) LEFT JOIN many f ON f.n = (SELECT min(n) FROM many x WHERE x.id = m.id);
+-- Each index has them, and the claim finds all.
+SELECT count(DISTINCT d.id) = 240 AS all_of_them, bool_and(d.input = t.input) AS right_inputs
+    FROM underway.dequeue('external', 1000) d JOIN underway.tasks t USING (id);
 -- Slices and arrays that do not begin at 1.
 SELECT cardinality(underway.enqueue_many('external', ('[5:6]={1,2}'::jsonb[]))),
     cardinality(underway.enqueue_many('external', ('{1,2,3}'::jsonb[])[2:3], keys => '[0:1]={y,z}'));

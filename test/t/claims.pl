@@ -103,6 +103,40 @@ for my $divisor (1, 0)
 }
 $session->value('RESET synchronous_commit');
 
+# The coordinator sleeps through what comes now.
+my $asleep;
+sub wake { kill 'CONT', $asleep if $asleep; $asleep = undef }
+END { wake() }
+
+sub sleep_coordinator
+{
+    wake();
+    ($asleep) = $session->pids('coordinator');
+    kill 'STOP', $asleep;
+    return;
+}
+
+# A worker that claims a queue's first task takes no more than one. When it was the last one due, nobody else is woken for it.
+$session->value("SELECT underway.create_queue(q, 'act') FROM unnest('{two,last}'::text[]) q");
+$other->value('SELECT pg_advisory_lock(1, 1)');
+$session->value(q[SELECT underway.enqueue('two', '{"name": "gate"}') FROM generate_series(1, 2)]);
+ok($session->until("2 = (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 1 AND objid = 1 AND NOT granted)", 30), 'there are two workers');
+go();
+ok($session->until('NOT EXISTS (SELECT FROM underway_internal.task) AND ' . idle(), 30), 'they sleep');
+sleep_coordinator();
+$other->value('SELECT pg_advisory_lock(1, 1)');
+my %slept = split /[|\n]/, $session->value("SELECT pid, state_change FROM pg_stat_activity WHERE backend_type = 'underway worker'");
+$session->value(q[SELECT underway.enqueue('last', '{"name": "gate"}'), underway.enqueue('last', '{"name": "late"}', '1 day')]);
+ok($session->until(stands(1, 1), 30), 'one has the only task that is due');
+go();
+ok($session->until(q[(SELECT count(*) = 1 FROM underway_internal.task) AND ] . idle(), 30), 'and ends it');
+my %sleeps = split /[|\n]/, $session->value("SELECT pid, state_change FROM pg_stat_activity WHERE backend_type = 'underway worker'");
+is(scalar(grep { $sleeps{$_} eq $slept{$_} } keys %sleeps), 1, 'the other has slept all the while');
+wake();
+$session->value('SELECT underway.set_clock(underway_internal.clock() + $$1 day$$)');
+ok($session->until('NOT EXISTS (SELECT FROM underway_internal.task)', 30), 'what the claim saw coming runs at its time');
+$session->value('SELECT underway.set_clock(NULL)');
+
 # A worker that is slow with one task gives those up that it holds behind it. So that there is one that knows how quick these tasks
 # are, and takes several, it is alone at first; the gate of the first task is closed.
 $session->value("SELECT underway.create_queue('many', 'act')");
@@ -154,16 +188,9 @@ is($session->value("SELECT DISTINCT state || ' ' || attempt FROM underway.tasks 
 
 # The worker is terminated before anybody takes them: what it had not begun is given back as if it had never been claimed. The
 # coordinator is asleep meanwhile, so that it cannot be quicker.
-my $asleep;
-sub wake { kill 'CONT', $asleep if $asleep; $asleep = undef }
-END { wake() }
 ok( close_gate(
         20,
-        sub {
-            wake();
-            ($asleep) = $session->pids('coordinator');
-            kill 'STOP', $asleep;
-        }),
+        \&sleep_coordinator),
     'a worker holds others');
 my $terminated = $session->value("SELECT pid FROM underway_internal.workers() w WHERE w.task_id = (SELECT id FROM underway.tasks WHERE queue = 'many' AND input ->> 'name' = 'gate' AND state = 'in_progress')");
 $session->value("SELECT pg_terminate_backend($terminated)");
@@ -177,11 +204,7 @@ is($session->value("SELECT input ->> 'name', max(attempt), sum(losses) FROM unde
 # A worker that is to leave does so at the end of its task, and gives back the others itself, at once.
 ok( close_gate(
         20,
-        sub {
-            wake();
-            ($asleep) = $session->pids('coordinator');
-            kill 'STOP', $asleep;
-        }),
+        \&sleep_coordinator),
     'a worker holds others again');
 my ($leaving) = $session->pids('worker');
 $session->value('ALTER ROLE CURRENT_USER SET work_mem = $$5MB$$');
