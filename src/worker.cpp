@@ -29,6 +29,7 @@ uint32 seen_generation = 0;
 bool loaded = false;
 bool holding = false;       // tasks that were claimed
 bool some_blocked = false;  // of ours, when we looked last
+bool kept = false;          // it has been idle for long enough to leave, and was needed
 
 void leave_slot(int, Datum) {
   // The last of the shared-memory exits that matter: our transaction was aborted by the one
@@ -56,10 +57,14 @@ void tell_overdue() {
   }
 }
 
+// How long until it is too old.
+long milliseconds_left() noexcept {
+  const TimestampTz age = GetCurrentTimestamp() - my_slot->started_at;
+  return static_cast<long>(settings::worker_max_age * 1000L - age / 1000);
+}
+
 bool should_leave() noexcept {
-  return my_slot->retire || database->holds > 0 ||
-         GetCurrentTimestamp() - my_slot->started_at >
-             static_cast<TimestampTz>(settings::worker_max_age) * USECS_PER_SEC;
+  return my_slot->retire || database->holds > 0 || milliseconds_left() < 0;
 }
 
 // False: another of those that were claimed is not to be begun here.
@@ -344,7 +349,8 @@ bool is_needed() noexcept {
   return needed;
 }
 
-// Asleep until there is work, or for long enough to leave. False: leave.
+// Asleep until there is work, or for long enough to leave; one that is kept warm wakes no more than
+// it must. False: leave.
 bool idle() {
   my_slot->fresh = false;
   my_slot->state = slot_state::idle;
@@ -354,7 +360,9 @@ bool idle() {
   bool stay = true;
   if (choose(&priority) == nullptr && database->generation == seen_generation && !should_leave()) {
     pg::call([] { pgstat_report_activity(STATE_IDLE, nullptr); });
-    const bool woken = process::sleep(settings::worker_idle_timeout * 1000L, "UnderwayWorkerIdle");
+    const long most = kept ? milliseconds_left() + 1 : settings::worker_idle_timeout * 1000L;
+    const bool woken = process::sleep(most, "UnderwayWorkerIdle");
+    kept = false;
     // Who woke us may know that what blocked a queue is gone, and have found nothing changed in
     // what it had seen itself.
     loaded = loaded && !some_blocked;
@@ -362,7 +370,11 @@ bool idle() {
   }
   slot_state was = slot_state::idle;
   // Else somebody gave us work while we were about to leave.
-  return !my_slot->state.compare_exchange_strong(was, slot_state::busy) || stay || is_needed();
+  if (!my_slot->state.compare_exchange_strong(was, slot_state::busy) || stay) {
+    return true;
+  }
+  kept = is_needed();
+  return kept;
 }
 
 void run() {
