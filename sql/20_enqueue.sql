@@ -138,7 +138,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = '22023',
             MESSAGE = format('%s must have as many elements as inputs (%s)',
                 CASE WHEN cardinality(keys) <> n OR array_ndims(keys) > 1 THEN 'keys' ELSE 'group_keys' END, n),
-            HINT = 'An element may be null: that task has no key.';
+            HINT = 'An element may be null, for a task that has none.';
     END IF;
     SELECT o.due, o.expires INTO due, expires FROM underway_internal.check_task_options(
         now, delay, run_at, priority, ttl, timeout, heartbeat, retry, headers) o;

@@ -102,23 +102,45 @@ int claim_ahead(queue_info* q, int priority, int max_tasks, MemoryContext memory
   return claim_here(q, priority, max_tasks, memory, tasks, true).count;
 }
 
+namespace {
+
+struct heads_of_lanes {
+  TimestampTz at[priorities];
+};
+
+heads_of_lanes read_heads(int queue_id, bool at_latest) {
+  heads_of_lanes found;
+  std::fill(found.at, found.at + priorities, DT_NOEND);
+  const pg::value id = pg::of(queue_id);
+  heads.run(
+      &id,
+      [&found](const pg::row& r) {
+        if (!r.null(2)) {
+          found.at[r.int4(1)] = r.time(2);
+        }
+      },
+      at_latest);
+  return found;
+}
+
+}  // namespace
+
 bool survey(const queue_info& q) {
-  TimestampTz found[priorities];
-  std::fill(found, found + priorities, DT_NOEND);
   const struct survey begun = begin_survey(q.entry);
   pg::transaction tx(pg::transaction::kind::ours);
+  heads_of_lanes found;
   {
     pg::as_owner owner(true);
-    const pg::value id = pg::of(q.id);
-    heads.run(&id, [&found](const pg::row& r) {
-      if (!r.null(2)) {
-        found[r.int4(1)] = r.time(2);
-      }
-    });
+    found = read_heads(q.id, false);
   }
   pg::call([] { waitpoint(waitpoint_id::surveyed); });
   tx.commit();
-  return end_survey(q.entry, begun, found);
+  return end_survey(q.entry, begun, found.at);
+}
+
+void survey_now(queue_entry* entry, int queue_id) {
+  const struct survey begun = begin_survey(entry);
+  (void)end_survey(entry, begun, read_heads(queue_id, true).at);
 }
 
 void give_back(const claimed_task* tasks, int n) {

@@ -10,6 +10,8 @@
 #include "targets.hpp"
 #include "wake.hpp"
 
+#include <algorithm>
+
 namespace underway {
 
 namespace {
@@ -68,8 +70,8 @@ pg::insertion insert_task("task", "id", "queue_id", "priority", "run_at", "enque
 
 // What all tasks of one call have in common.
 struct order {
-  FunctionCallInfo fcinfo;
   Oid caller;
+  pg::value args[arguments];
   bool known;  // the target
   target to;
   TimestampTz now;
@@ -77,60 +79,52 @@ struct order {
   bool expires;
   TimestampTz expires_at;
 
-  bool has(int n) const noexcept { return !fcinfo->args[n].isnull; }
-  pg::value argument(int n) const noexcept {
-    return pg::of_datum(fcinfo->args[n].value, fcinfo->args[n].isnull);
-  }
   bool has_options() const noexcept {
-    for (int n = input + 1; n < arguments; n++) {
-      if (has(n)) {
-        return true;
-      }
-    }
-    return false;
+    return std::any_of(args + input + 1, args + arguments,
+                       [](const pg::value& v) { return !v.null; });
   }
   int urgency() const noexcept {
-    return has(priority) ? DatumGetInt32(fcinfo->args[priority].value) : to.priority;
+    return args[priority].null ? to.priority : DatumGetInt32(args[priority].datum);
   }
 };
 
 order begin_order(FunctionCallInfo fcinfo) {
   order o = {};
-  o.fcinfo = fcinfo;
   o.caller = GetUserId();
+  for (int n = 0; n < arguments; n++) {
+    o.args[n] = pg::of_datum(fcinfo->args[n].value, fcinfo->args[n].isnull);
+  }
   o.known = pg::call([&o] {
     require_preload();
     PreventCommandIfReadOnly("INSERT");
     pg::lock_first();
-    return o.has(queue) && known_target(o.caller, o.argument(queue).datum, &o.to);
+    return !o.args[queue].null && known_target(o.caller, o.args[queue].datum, &o.to);
   });
   o.now = o.due = transaction_clock();
   return o;
 }
 
-// Of SQL, as the extension's owner: what is not known of the queue, and what the options mean.
-template <class F> void ask(order* o, bool options, F&& prepare) {
-  if (o->known && !options) {
-    return;
-  }
+template <class F> void ask_sql(F&& f) {
   pg::as_owner owner(false);
   try {
-    if (!o->known) {
-      o->to = find_target(o->caller, o->argument(queue).datum, !o->has(queue));
-    }
-    if (options) {
-      prepare();
-    }
+    f();
   } catch (pg::error& e) {
     e.drop_context();
     throw;
   }
 }
 
+void find_target_of(order* o) {
+  if (!o->known) {
+    o->to = find_target(o->caller, o->args[queue].datum, o->args[queue].null);
+    o->known = true;
+  }
+}
+
 // From the arguments `delay` on, which both prepare functions take in the same order.
 void add_options(const order& o, pg::value* args) noexcept {
   for (int n = delay; n < arguments; n++) {
-    *args++ = o.argument(n);
+    *args++ = o.args[n];
   }
 }
 
@@ -152,10 +146,10 @@ void fill(const order& o, pg::value* values) {
   values[column::enqueued_at] = pg::of_time(o.now);
   values[column::expires_at] = pg::of_datum(TimestampTzGetDatum(o.expires_at), !o.expires);
   values[column::enqueued_by] = pg::of_text(GetUserNameFromId(o.caller, false));
-  values[column::headers] = o.argument(headers);
-  values[column::timeout] = o.argument(timeout);
-  values[column::heartbeat] = o.argument(heartbeat);
-  values[column::retry] = o.argument(retry);
+  values[column::headers] = o.args[headers];
+  values[column::timeout] = o.args[timeout];
+  values[column::heartbeat] = o.args[heartbeat];
+  values[column::retry] = o.args[retry];
 }
 
 TimestampTz later(TimestampTz from, const Interval* by) {
@@ -177,9 +171,9 @@ void insert_one(const order& o, const pg_uuid_t& id) {
   pg::value values[column::count];
   fill(o, values);
   values[column::id] = pg::of(&id);
-  values[column::input] = o.has(input) ? o.argument(input) : nothing();
-  values[column::key] = o.argument(key);
-  values[column::group_key] = o.argument(group_key);
+  values[column::input] = o.args[input].null ? nothing() : o.args[input];
+  values[column::key] = o.args[key];
+  values[column::group_key] = o.args[group_key];
   insert_task.run(values);
   note(o, id, 1);
 }
@@ -208,9 +202,9 @@ elements elements_of(const pg::value& array, Oid type) {
 void insert_many(const order& o, const pg_uuid_t* ids, const pg_uuid_t* holders, int n) {
   pg::value values[column::count];
   fill(o, values);
-  const elements inputs = elements_of(o.argument(input), JSONBOID);
-  const elements keys = elements_of(o.argument(key), TEXTOID);
-  const elements group_keys = elements_of(o.argument(group_key), TEXTOID);
+  const elements inputs = elements_of(o.args[input], JSONBOID);
+  const elements keys = elements_of(o.args[key], TEXTOID);
+  const elements group_keys = elements_of(o.args[group_key], TEXTOID);
   const pg::value no_input = nothing();
   int inserted = 0;
   const pg_uuid_t* first = nullptr;  // ids go up
@@ -245,14 +239,19 @@ UNDERWAY_ENTRY(underway_enqueue) {
   order o = begin_order(fcinfo);
   const pg_uuid_t id = new_id();
   pg_uuid_t holder = id;  // of the key
-  ask(&o, o.has_options(), [&] {
-    pg::value args[13] = {pg::of(&id), pg::of(o.to.queue_id), pg::of_time(o.now)};
-    add_options(o, args + 3);
-    prepare_task.run(args, [&](const pg::row& r) {
-      read_times(r, &o);
-      holder = r.uuid(3);
+  if (!o.known || o.has_options()) {
+    ask_sql([&] {
+      find_target_of(&o);
+      if (o.has_options()) {
+        pg::value args[13] = {pg::of(&id), pg::of(o.to.queue_id), pg::of_time(o.now)};
+        add_options(o, args + 3);
+        prepare_task.run(args, [&](const pg::row& r) {
+          read_times(r, &o);
+          holder = r.uuid(3);
+        });
+      }
     });
-  });
+  }
   return pg::call([&] {
     if (memcmp(&holder, &id, sizeof id) == 0) {
       insert_one(o, id);
@@ -263,40 +262,69 @@ UNDERWAY_ENTRY(underway_enqueue) {
   });
 }
 
+namespace {
+
+constexpr Size most_inputs = (MaxAllocSize - ARR_OVERHEAD_NONULLS(1)) / sizeof(pg_uuid_t);
+
+pg_uuid_t* new_ids(int n) {
+  if (static_cast<Size>(n) > most_inputs) {
+    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                    errmsg("inputs must have at most %d elements, not %d",
+                           static_cast<int>(most_inputs), n),
+                    errhint("Enqueue them in several calls.")));
+  }
+  auto ids = static_cast<pg_uuid_t*>(palloc(sizeof(pg_uuid_t) * static_cast<Size>(Max(n, 1))));
+  for (int i = 0; i < n; i++) {
+    CHECK_FOR_INTERRUPTS();
+    ids[i] = new_id();
+  }
+  return ids;
+}
+
+}  // namespace
+
 UNDERWAY_ENTRY(underway_enqueue_many) {
   order o = begin_order(fcinfo);
+  if (!o.known) {
+    ask_sql([&o] { find_target_of(&o); });
+  }
   int n = 0;
   pg::value dimensions;
   pg_uuid_t* ids = nullptr;
   pg::call([&] {
-    if (o.has(input)) {
-      ArrayType* inputs = DatumGetArrayTypeP(o.argument(input).datum);
-      fcinfo->args[input].value = PointerGetDatum(inputs);  // detoasted once
+    // Flat copies of what a variable of PL/pgSQL holds: prepare_tasks() would make such arrays its
+    // own, and free them.
+    for (const int list :
+         {static_cast<int>(input), static_cast<int>(key), static_cast<int>(group_key)}) {
+      if (!o.args[list].null) {
+        o.args[list].datum = PointerGetDatum(DatumGetArrayTypeP(o.args[list].datum));
+      }
+    }
+    if (!o.args[input].null) {
+      ArrayType* inputs = DatumGetArrayTypeP(o.args[input].datum);
       dimensions = pg::of(static_cast<int32>(ARR_NDIM(inputs)));
       n = ArrayGetNItems(ARR_NDIM(inputs), ARR_DIMS(inputs));
     }
-    ids = static_cast<pg_uuid_t*>(palloc(sizeof(pg_uuid_t) * static_cast<Size>(Max(n, 1))));
-    for (int i = 0; i < n; i++) {
-      ids[i] = new_id();
-    }
+    ids = new_ids(n);
   });
   pg_uuid_t* holders = ids;
-  const bool plain = o.has(input) && DatumGetInt32(dimensions.datum) <= 1;
-  ask(&o, o.has_options() || !plain, [&] {
-    pg::value args[14] = {{}, pg::of(o.to.queue_id), pg::of_time(o.now), dimensions};
-    pg::call([&] { args[0] = pg::of_datum(array_of(ids, n), false); });
-    add_options(o, args + 4);
+  if (o.has_options() || dimensions.null || DatumGetInt32(dimensions.datum) > 1) {
     MemoryContext memory = CurrentMemoryContext;
-    prepare_tasks.run(args, [&](const pg::row& r) {
-      read_times(r, &o);
-      if (!r.null(3)) {
-        MemoryContext before = MemoryContextSwitchTo(memory);
-        holders =
-            reinterpret_cast<pg_uuid_t*>(ARR_DATA_PTR(DatumGetArrayTypePCopy(r.get(3).datum)));
-        MemoryContextSwitchTo(before);
-      }
+    ask_sql([&] {
+      pg::value args[14] = {{}, pg::of(o.to.queue_id), pg::of_time(o.now), dimensions};
+      pg::call([&] { args[0] = pg::of_datum(array_of(ids, n), false); });
+      add_options(o, args + 4);
+      prepare_tasks.run(args, [&](const pg::row& r) {
+        read_times(r, &o);
+        if (!r.null(3)) {
+          MemoryContext before = MemoryContextSwitchTo(memory);
+          ArrayType* copy = DatumGetArrayTypePCopy(r.get(3).datum);
+          holders = reinterpret_cast<pg_uuid_t*>(ARR_DATA_PTR(copy));
+          MemoryContextSwitchTo(before);
+        }
+      });
     });
-  });
+  }
   return pg::call([&] {
     insert_many(o, ids, holders, n);
     return array_of(holders, n);

@@ -238,6 +238,11 @@ UNDERWAY_ENTRY(underway_dequeue) {
     }
   }
   if (n == 0) {
+    // A claim with an older snapshot has found out nothing, and wait_for_work would say at once
+    // that there may be something.
+    if (IsolationUsesXactSnapshot() && !has_transaction_clock()) {
+      survey_now(from.entry, from.queue_id);
+    }
     return Datum{0};
   }
   pg::call([] { ForceSyncCommit(); });  // a claim is always flushed (promise 4)

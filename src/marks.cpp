@@ -238,7 +238,7 @@ bool end_survey(queue_entry* q, const survey& s, const TimestampTz heads[priorit
   SpinLockAcquire(&q->mutex);
   for (int p = 0; p < priorities && s.epoch == q->epoch; p++) {
     lane& l = q->lanes[p];
-    if (l.next_due == DT_NOBEGIN && l.changes == s.changes[p]) {
+    if (l.changes == s.changes[p]) {
       l.next_due = heads[p];
     }
   }

@@ -91,8 +91,8 @@ void end_scan(queue_entry* q, const scan& s, int priority, const row_key* last, 
 // Nothing came of it.
 void drop_scan(queue_entry* q, const scan& s) noexcept;
 
-// A survey finds out when each priority is next due, where nothing is known. It is not registered,
-// so its process may die.
+// A survey finds out when each priority is next due, by a look at the first rows. It is not
+// registered, so its process may die.
 struct survey {
   uint32 epoch;
   uint32 changes[priorities];

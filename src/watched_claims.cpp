@@ -4,6 +4,8 @@
 #include "external.hpp"
 #include "sleepers.hpp"
 
+#include <algorithm>
+
 namespace underway {
 
 namespace {
@@ -11,6 +13,8 @@ namespace {
 constexpr int max_claims = 16;
 watched_claim claims[max_claims];
 int claims_count = 0;
+// The last subtransaction that made one more than there is room for; 0: none did.
+SubTransactionId unwatched = InvalidSubTransactionId;
 
 void end_claims() noexcept {
   database_entry* db = find_database(MyDatabaseId, false);
@@ -38,6 +42,7 @@ void end_claims() noexcept {
     }
   }
   claims_count = 0;
+  unwatched = InvalidSubTransactionId;
   if (db != nullptr) {
     poke_if(db, n);
   }
@@ -49,12 +54,14 @@ void drop_claims() noexcept {
     drop_scan(claims[n].queue, claims[n].scan);
   }
   claims_count = 0;
+  unwatched = InvalidSubTransactionId;
 }
 
 }  // namespace
 
 watched_claim* begin_claim(queue_entry* q, int queue_id, int priority) {
   if (claims_count == max_claims) {
+    unwatched = std::max(unwatched, GetCurrentSubTransactionId());
     return nullptr;
   }
   watched_claim* c = &claims[claims_count];
@@ -88,6 +95,13 @@ void undo_watched_claims(SubTransactionId from) noexcept {
     }
   }
   claims_count = kept;
+  if (unwatched != InvalidSubTransactionId && unwatched >= from) {
+    // What it took is not known any more.
+    reset_all_marks(MyDatabaseId);
+    wake_external(MyDatabaseId, 0, shared->awaiters_size);
+    n = need::yes;
+    unwatched = from == InvalidSubTransactionId ? from : from - 1;
+  }
   if (db != nullptr) {
     poke_if(db, n);
   }

@@ -24,7 +24,7 @@ struct watched_claim {
   TimestampTz next_due;
 };
 // Registers the scan; to be called before the claim's snapshot. Null: too many claims in one
-// transaction; then nothing is raised.
+// transaction; then nothing is raised, and its abort forgets all marks of the database.
 watched_claim* begin_claim(queue_entry* q, int queue_id, int priority);
 
 // For the callbacks of wake.cpp. What the transaction has noted itself has lowered the marks

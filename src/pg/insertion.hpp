@@ -23,6 +23,7 @@ class insertion {
     table t;
     begin(&t);
     for (int row = 0; row < n; row++) {
+      CHECK_FOR_INTERRUPTS();
       const value* values = values_of(row);
       if (values != nullptr) {
         set(&t, values);

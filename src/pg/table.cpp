@@ -39,6 +39,8 @@ void table::open(Oid table, LOCKMODE lock) {
   found_ = written_ = nullptr;
   later_ = nullptr;
   later_count_ = 0;
+  later_bytes_ = 0;
+  blocks_ = 0;
 }
 
 void table::open(relation* table, columns* used, LOCKMODE lock) {
@@ -100,11 +102,19 @@ bool table::next() {
   return true;
 }
 
-bool table::holds(const place& where) const {
-  return ItemPointerIsValid(&where.at) && version_of(RelationGetRelid(relation_)) == where.version;
+// VACUUM cuts empty pages off the end before it tells of it.
+bool table::holds(const place& where) {
+  if (!ItemPointerIsValid(&where.at) || version_of(RelationGetRelid(relation_)) != where.version) {
+    return false;
+  }
+  const BlockNumber block = ItemPointerGetBlockNumber(&where.at);
+  if (block >= blocks_) {
+    blocks_ = RelationGetNumberOfBlocks(relation_);
+  }
+  return block < blocks_;
 }
 
-void table::prune(const place& where) const {
+void table::prune(const place& where) {
   if (holds(where)) {
     const Buffer page = ReadBuffer(relation_, ItemPointerGetBlockNumber(&where.at));
     heap_page_prune_opt(relation_, page);
@@ -230,7 +240,8 @@ void table::insert() {
 void table::insert_later() {
   PreventCommandIfReadOnly("INSERT");
   generate();
-  ExecMaterializeSlot(written_);  // what its values point at may go
+  // A copy: what its values point at may go.
+  later_bytes_ += ExecFetchSlotHeapTuple(written_, true, nullptr)->t_len;
   if (later_ == nullptr) {
     later_ = static_cast<TupleTableSlot**>(palloc0(sizeof(TupleTableSlot*) * most_later));
     later_memory_ = AllocSetContextCreate(CurrentMemoryContext, "underway rows to insert",
@@ -238,7 +249,7 @@ void table::insert_later() {
   }
   // The place that it leaves has a row of the lot before, or none.
   std::swap(written_, later_[later_count_++]);
-  if (later_count_ == most_later) {
+  if (later_count_ == most_later || later_bytes_ > most_later_bytes) {
     insert_rest();
   }
 }
@@ -247,7 +258,6 @@ void table::insert_rest() {
   if (later_count_ == 0) {
     return;
   }
-  CHECK_FOR_INTERRUPTS();
   MemoryContext before = MemoryContextSwitchTo(later_memory_);
   table_multi_insert(relation_, later_, later_count_, GetCurrentCommandId(true), 0, nullptr);
   for (int n = 0; n < later_count_; n++) {
@@ -256,6 +266,7 @@ void table::insert_rest() {
   MemoryContextSwitchTo(before);
   MemoryContextReset(later_memory_);
   later_count_ = 0;
+  later_bytes_ = 0;
 }
 
 // The row to be written is complete after this.

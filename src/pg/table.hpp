@@ -47,7 +47,7 @@ class table {
   // What stands at that place, if the active snapshot sees it.
   bool look_at(const place& where);
   // Makes room on its page, as a scan would that comes by: for a row that is always looked at so.
-  void prune(const place& where) const;
+  void prune(const place& where);
 
   // Whether a change of what was found would go through now.
   bool is_free() const;
@@ -56,7 +56,7 @@ class table {
   changed remove();  // waits for whoever has the row locked
   changed change();  // does not, but for who locks it in that very moment
   void insert();
-  // With those before and after it: by the page, as COPY writes. They are there when insert_rest()
+  // With those before and after it, by the page, as COPY writes. They are there when insert_rest()
   // has returned.
   void insert_later();
   void insert_rest();
@@ -64,9 +64,10 @@ class table {
 
  private:
   static constexpr int most_later = 64;
+  static constexpr Size most_later_bytes = 65536;  // as copyfrom.c has it
 
   TM_Result state() const;
-  bool holds(const place& where) const;
+  bool holds(const place& where);
   void generate();
   void fill_indexes(TupleTableSlot* row, bool update);
   void end_scan();
@@ -74,10 +75,12 @@ class table {
   Relation relation_;
   Relation index_;
   IndexScanDesc scan_;
+  BlockNumber blocks_;  // of the table, which does not shrink while it is open; 0: not looked at
   TupleTableSlot* found_;
   TupleTableSlot* written_;  // null: none was needed yet
   TupleTableSlot** later_;   // most_later of them, in use or null; null: none was needed yet
   int later_count_;
+  Size later_bytes_;
   MemoryContext later_memory_;
   index_set* indexes_;                // null: nothing has been written yet
   Relation opened_[index_set::most];  // those of them that an entry went to

@@ -128,6 +128,34 @@ SELECT count(*), count(DISTINCT m.id) AS tasks, count(m.key) AS with_key, count(
 -- Each index has them, and the claim finds all.
 SELECT count(DISTINCT d.id) = 240 AS all_of_them, bool_and(d.input = t.input) AS right_inputs
     FROM underway.dequeue('external', 1000) d JOIN underway.tasks t USING (id);
+-- Arrays that PL/pgSQL has in a form of its own.
+CREATE FUNCTION built(n int, prefix text) RETURNS text[] LANGUAGE plpgsql AS $$
+DECLARE
+    a text[] := '{}';
+BEGIN
+    FOR i IN 1 .. n LOOP
+        a := a || (prefix || i);
+    END LOOP;
+    RETURN a;
+END $$;
+CREATE TABLE lot AS SELECT n, id FROM unnest(underway.enqueue_many('external', array_fill('1'::jsonb, '{3000}'),
+    keys => built(3000, 'key '), group_keys => built(3000, 'group '))) WITH ORDINALITY u(id, n);
+SELECT count(*), bool_and(t.key = 'key ' || n) AS keys, bool_and(t.group_key = 'group ' || n) AS group_keys, bool_and(t.input = '1') AS inputs
+    FROM lot JOIN underway.tasks t USING (id);
+DO $$
+DECLARE
+    inputs jsonb[] := '{}';
+    keys text[] := built(100, 'own ');
+    ids uuid[];
+BEGIN
+    FOR i IN 1 .. 100 LOOP
+        inputs := inputs || to_jsonb(i);
+    END LOOP;
+    ids := underway.enqueue_many('external', inputs, keys => keys);
+    IF underway.enqueue_many('external', inputs, keys => keys) <> ids OR (inputs[100], keys[100]) <> ('100', 'own 100') THEN
+        RAISE 'not the same';
+    END IF;
+END $$;
 -- Slices and arrays that do not begin at 1.
 SELECT cardinality(underway.enqueue_many('external', ('[5:6]={1,2}'::jsonb[]))),
     cardinality(underway.enqueue_many('external', ('{1,2,3}'::jsonb[])[2:3], keys => '[0:1]={y,z}'));

@@ -82,7 +82,8 @@ SELECT test.errors(
     $$SELECT underway.enqueue_many('q', array_fill('1'::jsonb, '{1000000}'), keys => array_fill(''::text,
         '{1000000}'))$$,
     $$SELECT underway.enqueue_many('q', array_fill('1'::jsonb, '{1000,1000}'))$$,
-    $$SELECT underway.enqueue_many('q', array_fill('1'::jsonb, '{1000000}'), headers => '[]')$$);
+    $$SELECT underway.enqueue_many('q', array_fill('1'::jsonb, '{1000000}'), headers => '[]')$$,
+    $$SELECT underway.enqueue_many('q', array_fill(NULL::jsonb, '{70000000}'))$$);
 
 -- Ids: null, unknown, of a task in the wrong state.
 SELECT test.errors(VARIADIC ARRAY(SELECT replace(call, '$', id)

@@ -245,6 +245,33 @@ $session->value("SELECT underway.enqueue('outside', '2')");
 is($session->value("SELECT count(*) FROM underway.dequeue('outside', 100)"), 18, 'what was rolled back, was left, or is new can be claimed');
 is($session->value("SELECT count(*) FROM underway.dequeue('outside', 100)"), 0, 'and once only');
 
+# More claims in one transaction than are remembered: what is rolled back is found again, whoever has looked meanwhile.
+$session->value("SELECT underway.create_queue('other side')");
+for my $undo ('ROLLBACK', 'ROLLBACK TO s; COMMIT')
+{
+    $session->value("SELECT underway.enqueue_many('outside', array_fill('1'::jsonb, ARRAY[20])), underway.enqueue('other side')");
+    $other->value('BEGIN');
+    $other->value("SELECT underway.dequeue('outside') FROM generate_series(1, 20)");
+    is($other->value("SAVEPOINT s; SELECT count(*) FROM underway.dequeue('other side')"), 1, 'one more claim than there is room for');
+    is($session->value("SELECT count(*) FROM underway.dequeue('other side')"), 0, 'nothing is left for others');
+    $other->value($undo);
+    is($session->value("SELECT count(*) FROM underway.dequeue('other side')"), 1, "$undo: it is found again");
+}
+
+# A client whose snapshot is older than its claim learns all the same that there is nothing.
+$other->value("SELECT count(*) FROM underway.dequeue('outside', 100)");
+$other->value("SET default_transaction_isolation = 'repeatable read'");
+is($other->value("SELECT count(*) FROM underway.dequeue('outside')"), 0, 'nothing to dequeue under REPEATABLE READ');
+is($other->value("CALL underway.wait_for_work('{outside}', '0.1 s')"), '', 'nor to wait for');
+$session->value("SELECT underway.enqueue('outside', delay => '1 h')");
+is($other->value("SELECT count(*) FROM underway.dequeue('outside')"), 0, 'what is delayed is not due');
+is($other->value("CALL underway.wait_for_work('{outside}', '0.1 s')"), '', 'as it knows');
+$other->send("CALL underway.wait_for_work('{outside}', '30 s')");
+$session->value("SELECT underway.enqueue('outside')");
+is($other->receive, 'outside', 'it is woken for what comes');
+is($other->value("SELECT count(*) FROM underway.dequeue('outside')"), 1, 'and gets it');
+$other->value('RESET default_transaction_isolation');
+
 # Several wait for one task.
 $session->value("SELECT underway.create_queue('awaited', 'act'), underway.pause_queue('awaited')");
 my $id = $session->value("SELECT underway.enqueue('awaited')");
