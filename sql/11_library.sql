@@ -93,6 +93,9 @@ CREATE FUNCTION underway_internal.databases(
         OUT trouble_at timestamptz, OUT trouble text)
     RETURNS SETOF record
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_databases';
+-- underway.enabled, as it is for who works this database.
+CREATE FUNCTION underway_internal.is_enabled() RETURNS bool
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_is_enabled';
 CREATE FUNCTION underway_internal.counters(OUT transactions bigint, OUT pokes bigint)
     RETURNS record
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_counters';

@@ -44,7 +44,7 @@ BEGIN
     max_attempts := coalesce((q.retry ->> 'max_attempts')::int, 5);
     IF q.paused_at IS NOT NULL OR q.home_system <> underway_internal.system_identifier()
             OR q.home_database <> (SELECT d.oid::bigint FROM pg_database d WHERE d.datname = current_database())
-            OR NOT current_setting('underway.enabled')::bool THEN
+            OR NOT underway_internal.is_enabled() THEN
         places := 0;
     ELSIF q.concurrency IS NOT NULL THEN
         PERFORM underway_internal.lock_places(q.id);

@@ -26,7 +26,7 @@ BEGIN
     ELSIF f.away THEN
         problem := 'held: restored copy';
         hint := 'call underway.adopt() if this copy is to run tasks';
-    ELSIF current_setting('underway.enabled', true) = 'off' THEN
+    ELSIF NOT underway_internal.is_enabled() THEN
         problem := 'held: underway.enabled is off';
         hint := 'set it to on, for the server or for this database';
     ELSIF f.problem IS NOT NULL THEN

@@ -45,7 +45,7 @@ CREATE FUNCTION underway_internal.count_tasks(queue int, OUT pending bigint, OUT
 -- The queues that the reader has any right on.
 CREATE VIEW underway.queues WITH (security_barrier) AS
 SELECT q.name, q.owner, f.handler,
-    CASE WHEN f.away OR current_setting('underway.enabled', true) = 'off' THEN 'held'
+    CASE WHEN f.away OR NOT underway_internal.is_enabled() THEN 'held'
         WHEN f.problem IS NOT NULL THEN 'blocked'
         WHEN q.paused_at IS NOT NULL THEN 'paused'
         ELSE 'active' END AS state,

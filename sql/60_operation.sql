@@ -90,7 +90,7 @@ BEGIN
             'It runs tasks once it is promoted.';
         RETURN;
     END IF;
-    IF current_setting('underway.enabled', true) = 'off' THEN
+    IF NOT underway_internal.is_enabled() THEN
         RETURN QUERY SELECT 'warning', format('database "%s"', here.datname), 'underway.enabled is off: nothing runs',
             format('For the server: alter system set underway.enabled = on; for this database: '
                 'alter database %I set underway.enabled = on.', here.datname);

@@ -163,7 +163,7 @@ Errors: 42704 no such workflow or version, 42501 not allowed, 22023 bad value.';
 CREATE VIEW underway.workflows WITH (security_barrier) AS
 SELECT q.name, w.version, q.owner,
     CASE WHEN q.id IN (SELECT s.id FROM underway_internal.seen_queue s) THEN v.steps END AS steps,
-    CASE WHEN f.away OR current_setting('underway.enabled', true) = 'off' THEN 'held'
+    CASE WHEN f.away OR NOT underway_internal.is_enabled() THEN 'held'
         WHEN f.problem IS NOT NULL THEN 'blocked'
         WHEN q.paused_at IS NOT NULL THEN 'paused'
         ELSE 'active' END AS state,

@@ -37,10 +37,10 @@ GRANT USAGE ON SCHEMA underway TO PUBLIC;
 GRANT SELECT ON underway.queues, underway.tasks, underway.attempts, underway.workers, underway.workflows, underway.runs
     TO PUBLIC;
 
--- Views run functions with their reader's rights. Nobody else can name these. Three tell nothing that is not public; the view queues
+-- Views run functions with their reader's rights. Nobody else can name these. Four tell nothing that is not public; the view queues
 -- shows the counts of those queues only that its reader may see.
 GRANT EXECUTE ON FUNCTION underway_internal.clock, underway_internal.system_identifier, underway_internal.workers,
-    underway_internal.count_tasks(int) TO PUBLIC;
+    underway_internal.is_enabled, underway_internal.count_tasks(int) TO PUBLIC;
 
 GRANT USAGE ON TYPE underway.transition TO PUBLIC;
 

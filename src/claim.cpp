@@ -129,6 +129,29 @@ claimed_task described(const pg::table& t, const claimer& who, const pg_uuid_t* 
 
 }  // namespace
 
+bool first_pending(int queue_id, int priority, const row_key& start, const row_key& end, int most,
+                   row_key* found) {
+  return pg::call([&] {
+    from_key key;
+    pg::table t;
+    open_tasks(&t);
+    PushActiveSnapshot(GetTransactionSnapshot());
+    begin_at(&key, queue_id, priority, &start);
+    t.scan(pending.oid(), key.keys, lengthof(key.keys));
+    bool is = false;
+    while (!is && t.next(&most)) {
+      *found = {t.time(at[col::run_at]), t.uuid(at[col::id])};
+      if (!before(*found, end)) {
+        break;
+      }
+      is = pg::is_word(t.value(at[col::state]), "pending");
+    }
+    t.close();
+    PopActiveSnapshot();
+    return is;
+  });
+}
+
 claimed_rows claim_rows(const claim_source& from, int priority, const row_key& start, int max_tasks,
                         int most_crashes, MemoryContext memory, claimed_task* tasks) {
   return pg::call([&] {

@@ -30,6 +30,11 @@ struct claimed_rows {
   Datum* expired_ids = nullptr;
 };
 
+// The first row from `start` on and before `end` that waits to be claimed, now or later; looks at
+// so many entries of the index at most. False: none was found.
+bool first_pending(int queue_id, int priority, const row_key& start, const row_key& end, int most,
+                   row_key* found);
+
 // From `start` on, up to max_tasks, of those that had no more than most_crashes. Tasks and what
 // they point at are allocated in `memory`.
 claimed_rows claim_rows(const claim_source& from, int priority, const row_key& start, int max_tasks,

@@ -7,6 +7,7 @@
 #include "pool.hpp"
 #include "process.hpp"
 #include "reclaim.hpp"
+#include "safety_check.hpp"
 #include "settings.hpp"
 #include "steer.hpp"
 #include "upkeep.hpp"
@@ -46,6 +47,7 @@ void leave(int, Datum) {
   const TimestampTz now = GetCurrentTimestamp();
   db->starving = 0;
   db->yield = false;
+  db->off = false;
   db->coordinator_pid = 0;
   switch (how) {
     case ending::failure:
@@ -156,9 +158,9 @@ void safety_check() {
     return;
   }
   if (next_safety_check != DT_NOBEGIN) {
-    reset_all_marks(db->oid);
     seen_generation = db->generation - 1;
     load_queues();
+    look_through(db, queues);
   }
   next_safety_check =
       real + static_cast<TimestampTz>(settings::safety_check_interval) * USECS_PER_SEC;
@@ -192,6 +194,7 @@ bool has_workers() noexcept { return count_workers(db->oid, InvalidOid).database
 // One round; returns until when to sleep, in real time.
 TimestampTz round() {
   db->poked = false;
+  db->off = !settings::enabled;
   if (seen_reloads != process::reloads()) {
     seen_reloads = process::reloads();
     db->generation++;  // whether queues may run is a matter of settings too
@@ -252,9 +255,10 @@ bool rechecked() {
   }
   had_workers = has;
   // Nothing to do for a while: room for the coordinators of other databases. The launcher minds
-  // wakes_at.
-  if (GetCurrentTimestamp() - last_busy >
-      static_cast<TimestampTz>(settings::worker_idle_timeout) * USECS_PER_SEC) {
+  // wakes_at. One that is to do nothing stays, to say so to sessions that do not know.
+  if (settings::enabled &&
+      GetCurrentTimestamp() - last_busy >
+          static_cast<TimestampTz>(settings::worker_idle_timeout) * USECS_PER_SEC) {
     how = ending::idle;
     return true;
   }

@@ -292,6 +292,13 @@ void lower_to_now(queue_entry* q) noexcept {
   }
 }
 
+lane lane_of(queue_entry* q, int priority) noexcept {
+  SpinLockAcquire(&q->mutex);
+  const lane l = q->lanes[priority];
+  SpinLockRelease(&q->mutex);
+  return l;
+}
+
 bool lane_is_due(queue_entry* q, int priority, TimestampTz now, TimestampTz* next_due) noexcept {
   SpinLockAcquire(&q->mutex);
   *next_due = q->lanes[priority].next_due;

@@ -110,6 +110,7 @@ void reset_all_marks(Oid database) noexcept;  // InvalidOid: of every database
 // What this transaction itself made pending is found by its own next claim.
 void lower_to_now(queue_entry* q) noexcept;
 
+lane lane_of(queue_entry* q, int priority) noexcept;
 bool lane_is_due(queue_entry* q, int priority, TimestampTz now, TimestampTz* next_due) noexcept;
 // The most urgent lane that may have something due, or -1.
 int due_priority(queue_entry* q, TimestampTz now, TimestampTz* next_due) noexcept;

@@ -145,6 +145,7 @@ void prepare(database_entry* d, Oid oid) noexcept {
   d->recheck = false;
   d->restart = false;
   d->yield = false;
+  d->off = false;
   d->poked = false;
   d->saturated = false;
   d->starving = 0;

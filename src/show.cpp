@@ -2,6 +2,7 @@
 // of databases, for tests. Runs in: any backend, as the extension's owner. Error discipline: a
 // boundary. Invariant: a row is one slot, read under its lock.
 #include "entry.hpp"
+#include "settings.hpp"
 #include "slots.hpp"
 
 namespace underway {
@@ -124,6 +125,13 @@ UNDERWAY_ENTRY(underway_databases) {
     }
     return Datum{0};
   });
+}
+
+// A session that was there before ALTER DATABASE ... SET has a value of its own, which nobody works
+// by.
+UNDERWAY_ENTRY(underway_is_enabled) {
+  const database_entry* db = shared == nullptr ? nullptr : find_database(MyDatabaseId, false);
+  PG_RETURN_BOOL(settings::enabled && (db == nullptr || !db->off));
 }
 
 UNDERWAY_ENTRY(underway_counters) {

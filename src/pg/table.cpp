@@ -102,6 +102,18 @@ bool table::next() {
   return true;
 }
 
+bool table::next(int* most) {
+  while (*most > 0 && index_getnext_tid(scan_, ForwardScanDirection) != nullptr) {
+    CHECK_FOR_INTERRUPTS();
+    --*most;
+    if (index_fetch_heap(scan_, found_)) {
+      slot_getallattrs(found_);
+      return true;
+    }
+  }
+  return false;
+}
+
 // VACUUM cuts empty pages off the end before it tells of it.
 bool table::holds(const place& where) {
   if (!ItemPointerIsValid(&where.at) || version_of(RelationGetRelid(relation_)) != where.version) {

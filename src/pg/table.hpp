@@ -44,6 +44,8 @@ class table {
   // In the order of the index, by the active snapshot. Again with the same index: as many keys.
   void scan(Oid index, ScanKey keys, int n);
   bool next();
+  // Looks at no more than so many entries of the index, dead ones too, and counts them down.
+  bool next(int* most);
   // What stands at that place, if the active snapshot sees it.
   bool look_at(const place& where);
   // Makes room on its page, as a scan would that comes by: for a row that is always looked at so.

@@ -155,6 +155,13 @@ SELECT format('ALTER DATABASE %I SET underway.enabled = off', current_database()
 -- Only new processes have it; those there are leave.
 SELECT test.until('NOT EXISTS (SELECT FROM underway.workers WHERE database = current_database())');
 SELECT underway.enqueue('q') AS task \gset
+-- This session has the value that it began with, and goes by the one that holds.
+SELECT test.until($$EXISTS (SELECT FROM underway.queues WHERE name = 'q' AND state = 'held')$$);
+SHOW underway.enabled;
+SELECT looks('q', :'task');
+SELECT underway.create_queue('out'), cardinality(underway.enqueue_many('out', '{1}'));
+SELECT count(*) FROM underway.dequeue('out');
+SELECT underway.drop_queue('out', true);
 \c
 SELECT looks('q', :'task');
 SELECT state FROM underway.await(:'task', '20 ms');

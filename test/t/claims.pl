@@ -285,6 +285,29 @@ is($session->value("SELECT count(*) FROM pg_stat_activity WHERE backend_xid IS N
 $session->value("SELECT underway.resume_queue('awaited')");
 is(join(' ', map { $_->receive } @waiting), 'succeeded succeeded succeeded succeeded', 'all are woken');
 
+# The safety check finds what nobody was told of: a task behind all that has been looked at, and one long overdue before it. Neither
+# is found otherwise, whoever starts or ends.
+sub new_coordinator
+{
+    my ($old) = $session->pids('coordinator');
+    $session->value("SELECT pg_terminate_backend($old)");
+    return $session->until("(SELECT pid <> $old AND state = 'idle' FROM pg_stat_activity WHERE backend_type = 'underway coordinator')", 30);
+}
+$session->value("SELECT underway.create_queue('unheard', 'act'), underway.enqueue('unheard')");
+ok($session->until('NOT EXISTS (SELECT FROM underway_internal.task t JOIN underway_internal.queue q ON q.id = t.queue_id WHERE q.name = $$unheard$$) AND ' . idle(), 30), 'a queue has nothing to do');
+$session->value('SELECT underway_internal.arm_waitpoints(1 << 10)');
+my $late = $session->value("SELECT underway.enqueue('unheard')");
+my $early = $session->value("SELECT underway.enqueue('unheard', run_at => now() - interval '1 day', priority => 3)");
+my $first = $session->value("SELECT underway.enqueue('unheard', run_at => now() - interval '1 day')");
+$session->value('SELECT underway_internal.arm_waitpoints(0)');
+ok(new_coordinator(), 'another coordinator');
+is($session->value("SELECT string_agg(state, ' ') FROM unnest(ARRAY['$late', '$early', '$first']::uuid[]) t, underway.status(t)"),
+    'pending pending pending', 'nobody knows of three tasks');
+$session->value('ALTER SYSTEM SET underway.safety_check_interval = $$1s$$');
+$session->value('SELECT pg_reload_conf()');
+ok(new_coordinator(), 'one that looks often');
+ok($session->until("(SELECT bool_and(state = 'succeeded') FROM unnest(ARRAY['$late', '$early', '$first']::uuid[]) t, underway.status(t))", 30), 'the safety check finds them');
+
 $_->close for @waiting, $other, $session;
 $node->stop;
 done_testing;
