@@ -29,7 +29,9 @@ bool find(pg::table* t) {
   }
   ScanKeyData key;
   ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(number_of(my_slot)));
-  t->scan(claims_pkey.oid(), &key, 1);
+  // Entries of one key stand in the order of their places: the last one is the row's, and before it
+  // are all that an old snapshot keeps.
+  t->scan(claims_pkey.oid(), &key, 1, BackwardScanDirection);
   return t->next();
 }
 

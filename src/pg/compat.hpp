@@ -18,6 +18,15 @@ inline constexpr uint32 bypass_role_login = 0;
 inline constexpr bool nologin_can_work = false;
 #endif
 
+// Changes when the table is written anew.
+inline Oid file_of(Relation table) noexcept {
+#if PG_VERSION_NUM >= 160000
+  return table->rd_locator.relNumber;
+#else
+  return table->rd_node.relNode;
+#endif
+}
+
 inline void set_latch_of(proc_number n) noexcept { SetLatch(&ProcGlobal->allProcs[n].procLatch); }
 
 inline bool portal_run(Portal portal, bool top_level, DestReceiver* dest, QueryCompletion* qc) {

@@ -22,11 +22,11 @@ class knowledge {
   uint64 version_ = 0;
 };
 
-// Where a row stood when it was written. Whoever looks there sees by the version whether the table
-// has been written anew since, and by what is there whether it is still the row.
+// Where a row stood when it was written. Whoever looks there sees by the file whether the table has
+// been written anew since, and by what is there whether it is still the row.
 struct place {
   ItemPointerData at;
-  uint64 version;
+  Oid file;
 };
 
 class relation {

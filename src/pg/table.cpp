@@ -72,7 +72,8 @@ void table::close() {
   table_close(relation_, NoLock);
 }
 
-void table::scan(Oid index, ScanKey keys, int n) {
+void table::scan(Oid index, ScanKey keys, int n, ScanDirection direction) {
+  direction_ = direction;
   if (scan_ != nullptr && RelationGetRelid(index_) != index) {
     end_scan();
   }
@@ -95,15 +96,17 @@ void table::end_scan() {
 }
 
 bool table::next() {
-  if (!index_getnext_slot(scan_, ForwardScanDirection, found_)) {
+  if (!index_getnext_slot(scan_, direction_, found_)) {
     return false;
   }
   slot_getallattrs(found_);
   return true;
 }
 
+place table::written_at() const { return {written_->tts_tid, file_of(relation_)}; }
+
 bool table::next(int* most) {
-  while (*most > 0 && index_getnext_tid(scan_, ForwardScanDirection) != nullptr) {
+  while (*most > 0 && index_getnext_tid(scan_, direction_) != nullptr) {
     CHECK_FOR_INTERRUPTS();
     --*most;
     if (index_fetch_heap(scan_, found_)) {
@@ -116,7 +119,7 @@ bool table::next(int* most) {
 
 // VACUUM cuts empty pages off the end before it tells of it.
 bool table::holds(const place& where) {
-  if (!ItemPointerIsValid(&where.at) || version_of(RelationGetRelid(relation_)) != where.version) {
+  if (!ItemPointerIsValid(&where.at) || file_of(relation_) != where.file) {
     return false;
   }
   const BlockNumber block = ItemPointerGetBlockNumber(&where.at);

@@ -41,8 +41,9 @@ class table {
   void begin_copy();
   void set(AttrNumber column, Datum value, bool null = false);
 
-  // In the order of the index, by the active snapshot. Again with the same index: as many keys.
-  void scan(Oid index, ScanKey keys, int n);
+  // In the order of the index or against it, by the active snapshot. Again with the same index: as
+  // many keys.
+  void scan(Oid index, ScanKey keys, int n, ScanDirection direction = ForwardScanDirection);
   bool next();
   // Looks at no more than so many entries of the index, dead ones too, and counts them down.
   bool next(int* most);
@@ -62,7 +63,7 @@ class table {
   // has returned.
   void insert_later();
   void insert_rest();
-  place written_at() const { return {written_->tts_tid, version_of(RelationGetRelid(relation_))}; }
+  place written_at() const;
 
  private:
   static constexpr int most_later = 64;
@@ -77,6 +78,7 @@ class table {
   Relation relation_;
   Relation index_;
   IndexScanDesc scan_;
+  ScanDirection direction_;
   BlockNumber blocks_;  // of the table, which does not shrink while it is open; 0: not looked at
   TupleTableSlot* found_;
   TupleTableSlot* written_;  // null: none was needed yet
