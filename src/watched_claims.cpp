@@ -76,7 +76,7 @@ watched_claim* begin_claim(queue_entry* q, int queue_id, int priority) {
 }
 
 void undo_watched_claims(SubTransactionId from) noexcept {
-  if (claims_count == 0) {
+  if (claims_count == 0 && unwatched == InvalidSubTransactionId) {
     return;
   }
   database_entry* db = find_database(MyDatabaseId, false);
@@ -108,7 +108,7 @@ void undo_watched_claims(SubTransactionId from) noexcept {
 }
 
 void end_watched_claims(XactEvent event) noexcept {
-  if (claims_count == 0) {
+  if (claims_count == 0 && unwatched == InvalidSubTransactionId) {
     return;
   }
   switch (event) {
