@@ -81,8 +81,8 @@ CREATE TABLE underway_internal.task (
     worker      text
 ) WITH (fillfactor = 42, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
         autovacuum_analyze_scale_factor = 0.05, toast.autovacuum_vacuum_scale_factor = 0.02,
-        -- Quicker than the default, but not at full speed: under an old snapshot it reads all that ended since, for nothing.
-        autovacuum_vacuum_cost_delay = 2, autovacuum_vacuum_cost_limit = 400);
+        -- Under an old snapshot it reads all that ended since, for nothing: not at full speed, whatever the server's setting.
+        autovacuum_vacuum_cost_delay = 2, autovacuum_vacuum_cost_limit = 200);
 -- Pending and in progress, until it ends: claims begin to look behind those.
 CREATE INDEX task_pending ON underway_internal.task (queue_id, priority, run_at, id) WHERE NOT waits;
 CREATE UNIQUE INDEX task_lease ON underway_internal.task (lease) WHERE lease IS NOT NULL;

@@ -8,8 +8,10 @@ DECLARE
     cancelled text;
     given bigint := 0;
 BEGIN
-    FOR t IN SELECT x.* FROM underway_internal.task x, unnest(ids, attempts) u(id, attempt)
-            WHERE x.id = u.id AND x.attempt = u.attempt AND x.state = 'in_progress' FOR UPDATE OF x LOOP
+    -- By its id, each, here and wherever several tasks are looked for: while an old snapshot is held, the table seems empty and its
+    -- index large to the planner, and it would rather read all of that once.
+    FOR t IN SELECT x.* FROM unnest(ids, attempts) u(id, attempt) CROSS JOIN LATERAL (SELECT y.* FROM underway_internal.task y
+            WHERE y.id = u.id AND y.attempt = u.attempt AND y.state = 'in_progress' FOR UPDATE) x LOOP
         cancelled := underway_internal.cancel_message(t.id);
         IF cancelled IS NOT NULL THEN
             PERFORM underway_internal.end_cancelled(t, cancelled, NULL);

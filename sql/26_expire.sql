@@ -9,10 +9,13 @@ END $$;
 -- Tasks that a claim has just taken and found too old.
 CREATE FUNCTION underway_internal.expire_claimed(ids uuid[], ttl interval) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
+    one uuid;
     t underway_internal.task;
     n bigint := 0;
 BEGIN
-    FOR t IN DELETE FROM underway_internal.task x WHERE x.id = ANY (ids) AND x.state = 'in_progress' RETURNING x.* LOOP
+    FOREACH one IN ARRAY ids LOOP
+        DELETE FROM underway_internal.task x WHERE x.id = one AND x.state = 'in_progress' RETURNING x.* INTO t;
+        CONTINUE WHEN NOT FOUND;
         t.attempt := 0;
         t.claimed_at := NULL;
         t.worker := NULL;
@@ -39,13 +42,12 @@ BEGIN
             IF EXISTS (SELECT FROM underway_internal.task x WHERE x.queue_id = q.id AND x.priority = p AND NOT x.waits AND x.state = 'pending'
                     AND x.run_at <= now - coalesce(q.ttl, default_ttl)) THEN
                 PERFORM underway_internal.note_locked(q.id, p, '-infinity', '00000000-0000-0000-0000-000000000000');
-                FOR t IN DELETE FROM underway_internal.task x WHERE x.id IN (
-                        SELECT y.id FROM underway_internal.task y
-                        WHERE y.queue_id = q.id AND y.priority = p AND NOT y.waits AND y.state = 'pending' AND y.attempt = 0 AND y.expires_at IS NULL
-                          AND y.run_id IS NULL
-                          AND y.run_at <= now - coalesce(q.ttl, default_ttl) AND y.enqueued_at <= now - coalesce(q.ttl, default_ttl)
-                        ORDER BY y.run_at, y.id LIMIT max_tasks - n FOR UPDATE SKIP LOCKED)
-                        RETURNING x.* LOOP
+                FOR t IN SELECT x.* FROM underway_internal.task x
+                        WHERE x.queue_id = q.id AND x.priority = p AND NOT x.waits AND x.state = 'pending' AND x.attempt = 0 AND x.expires_at IS NULL
+                          AND x.run_id IS NULL
+                          AND x.run_at <= now - coalesce(q.ttl, default_ttl) AND x.enqueued_at <= now - coalesce(q.ttl, default_ttl)
+                        ORDER BY x.run_at, x.id LIMIT max_tasks - n FOR UPDATE SKIP LOCKED LOOP
+                    DELETE FROM underway_internal.task x WHERE x.id = t.id;
                     PERFORM underway_internal.expire_task(t, coalesce(q.ttl, default_ttl));
                     n := n + 1;
                 END LOOP;

@@ -13,7 +13,7 @@ BEGIN
         RETURN underway_internal.complete_tasks(kept, ids, attempts, outputs);
     END IF;
     FOR one IN SELECT u.id, u.attempt, u.output, t.run_id FROM unnest(ids, attempts, outputs) u(id, attempt, output)
-            JOIN underway_internal.task t ON t.id = u.id LOOP
+            CROSS JOIN LATERAL (SELECT x.run_id FROM underway_internal.task x WHERE x.id = u.id OFFSET 0) t LOOP
         IF one.run_id IS NULL THEN
             ended := ended || underway_internal.complete_tasks(kept, ARRAY[one.id], ARRAY[one.attempt], ARRAY[one.output]);
         ELSIF (SELECT c.held FROM underway_internal.complete_step(one.id, one.attempt, one.output, NULL, 'next', NULL, NULL, NULL,
