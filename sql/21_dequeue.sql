@@ -26,11 +26,3 @@ BEGIN
     END IF;
     RETURN given;
 END $$;
-
--- Where each priority of a queue begins: the coordinator's survey.
-CREATE FUNCTION underway_internal.heads(queue_id int) RETURNS TABLE (priority int, run_at timestamptz) STABLE LANGUAGE plpgsql AS $$
-BEGIN
-    RETURN QUERY SELECT p, (SELECT t.run_at FROM underway_internal.task t
-            WHERE t.queue_id = heads.queue_id AND t.priority = p AND NOT t.waits AND t.state = 'pending' ORDER BY t.run_at, t.id LIMIT 1)
-        FROM generate_series(0, 15) p;
-END $$;

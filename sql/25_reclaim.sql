@@ -52,7 +52,7 @@ DECLARE
     c underway_internal.claim;
 BEGIN
     FOR c IN SELECT x.* FROM underway_internal.claim x WHERE x.slot = worker OR worker IS NULL LOOP
-        RETURN QUERY SELECT x.* FROM unnest(c.tasks) u(id) CROSS JOIN LATERAL (SELECT y.* FROM underway_internal.task y
+        RETURN QUERY SELECT x.* FROM (SELECT DISTINCT i FROM unnest(c.tasks) i) u(id) CROSS JOIN LATERAL (SELECT y.* FROM underway_internal.task y
             WHERE y.id = u.id AND y.state = 'in_progress' AND y.slot = c.slot OFFSET 0) x;
     END LOOP;
 END $$;

@@ -60,6 +60,7 @@ int max_attempts_of(const pg::table& t, int of_queue) {
 }
 
 constexpr int most_passed = 8;
+constexpr int most_between = 1000;  // entries of the index, dead ones too
 
 // What does not differ between the tasks of one claim.
 struct claimer {
@@ -135,7 +136,7 @@ bool first_pending(int queue_id, int priority, const row_key& start, const row_k
     from_key key;
     pg::table t;
     open_tasks(&t);
-    PushActiveSnapshot(GetTransactionSnapshot());
+    PushActiveSnapshot(GetLatestSnapshot());
     begin_at(&key, queue_id, priority, &start);
     t.scan(pending.oid(), key.keys, lengthof(key.keys));
     bool is = false;
@@ -144,7 +145,7 @@ bool first_pending(int queue_id, int priority, const row_key& start, const row_k
       if (!before(*found, end)) {
         break;
       }
-      is = pg::is_word(t.value(at[col::state]), "pending");
+      is = pg::is_word(t.value(at[col::state]), "pending") && t.is_free();
     }
     t.close();
     PopActiveSnapshot();
@@ -170,9 +171,11 @@ claimed_rows claim_rows(const claim_source& from, int priority, const row_key& s
     taken.expired_ids = static_cast<Datum*>(palloc(sizeof(Datum) * static_cast<Size>(max_tasks)));
     int most = max_tasks;
     int passed = 0;  // of those that it leaves
-    // Further than it takes: whether more is due, or when, decides who else is woken. Among many
-    // that others are taking just now it does not look for long.
-    while (!taken.more && t.next()) {
+    int between = most_between;
+    // Further than it takes: whether more is due, or when, decides who else is woken. Once it has
+    // something to run, it does not look for long: neither among many that others are taking just
+    // now, nor among all that have ended and that an old snapshot keeps.
+    while (!taken.more && (taken.rows == 0 ? t.next() : t.next(&between))) {
       if (!pg::is_word(t.value(at[col::state]), "pending")) {
         continue;
       }
@@ -194,6 +197,7 @@ claimed_rows claim_rows(const claim_source& from, int priority, const row_key& s
         continue;
       }
       taken.rows++;
+      between = most_between;
       most = crashes > 0 ? taken.rows : most;
       taken.last = {t.time(at[col::run_at]), t.uuid(at[col::id])};
       if (is_expired(t, from.ttl, who.now)) {
@@ -202,6 +206,7 @@ claimed_rows claim_rows(const claim_source& from, int priority, const row_key& s
         tasks[taken.count++] = described(t, who, lease);
       }
     }
+    taken.more = taken.more || between == 0;
     MemoryContextSwitchTo(before);
     t.close();
     PopActiveSnapshot();

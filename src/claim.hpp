@@ -30,8 +30,9 @@ struct claimed_rows {
   Datum* expired_ids = nullptr;
 };
 
-// The first row from `start` on and before `end` that waits to be claimed, now or later; looks at
-// so many entries of the index at most. False: none was found.
+// The first row from `start` on and before `end` that waits to be claimed, now or later, by what is
+// committed now, whatever the isolation level. As a claim, it passes by what somebody has locked,
+// who tells at his end. Looks at so many entries of the index at most. False: none was found.
 bool first_pending(int queue_id, int priority, const row_key& start, const row_key& end, int most,
                    row_key* found);
 

@@ -47,7 +47,6 @@ void leave(int, Datum) {
   const TimestampTz now = GetCurrentTimestamp();
   db->starving = 0;
   db->yield = false;
-  db->off = false;
   db->coordinator_pid = 0;
   switch (how) {
     case ending::failure:
@@ -157,13 +156,15 @@ void safety_check() {
   if (next_safety_check > real) {
     return;
   }
-  if (next_safety_check != DT_NOBEGIN) {
+  const bool at_start = next_safety_check == DT_NOBEGIN;
+  // Before it looks: one that fails each time must not keep the rest of the round from its turn.
+  next_safety_check =
+      real + static_cast<TimestampTz>(settings::safety_check_interval) * USECS_PER_SEC;
+  if (!at_start) {
     seen_generation = db->generation - 1;
     load_queues();
     look_through(db, queues);
   }
-  next_safety_check =
-      real + static_cast<TimestampTz>(settings::safety_check_interval) * USECS_PER_SEC;
 }
 
 // When a queue next has something to do, that is not due yet.
@@ -255,10 +256,9 @@ bool rechecked() {
   }
   had_workers = has;
   // Nothing to do for a while: room for the coordinators of other databases. The launcher minds
-  // wakes_at. One that is to do nothing stays, to say so to sessions that do not know.
-  if (settings::enabled &&
-      GetCurrentTimestamp() - last_busy >
-          static_cast<TimestampTz>(settings::worker_idle_timeout) * USECS_PER_SEC) {
+  // wakes_at.
+  if (GetCurrentTimestamp() - last_busy >
+      static_cast<TimestampTz>(settings::worker_idle_timeout) * USECS_PER_SEC) {
     how = ending::idle;
     return true;
   }

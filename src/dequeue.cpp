@@ -15,7 +15,6 @@ namespace underway {
 
 namespace {
 
-pg::statement heads("SELECT priority, run_at FROM underway_internal.heads($1)", INT4OID);
 pg::statement expire_claimed("SELECT underway_internal.expire_claimed($1, $2)", UUIDARRAYOID,
                              INTERVALOID);
 pg::statement give_back_tasks("SELECT underway_internal.give_back($1, $2)", UUIDARRAYOID,
@@ -108,19 +107,14 @@ struct heads_of_lanes {
   TimestampTz at[priorities];
 };
 
-heads_of_lanes read_heads(int queue_id, bool at_latest) {
-  heads_of_lanes found;
-  std::fill(found.at, found.at + priorities, DT_NOEND);
-  const pg::value id = pg::of(queue_id);
-  heads.run(
-      &id,
-      [&found](const pg::row& r) {
-        if (!r.null(2)) {
-          found.at[r.int4(1)] = r.time(2);
-        }
-      },
-      at_latest);
-  return found;
+heads_of_lanes read_heads(int queue_id) {
+  heads_of_lanes heads;
+  for (int p = 0; p < priorities; p++) {
+    row_key first;
+    const bool found = first_pending(queue_id, p, lowest_key, highest_key, INT_MAX, &first);
+    heads.at[p] = found ? first.run_at : DT_NOEND;
+  }
+  return heads;
 }
 
 }  // namespace
@@ -131,7 +125,7 @@ bool survey(const queue_info& q) {
   heads_of_lanes found;
   {
     pg::as_owner owner(true);
-    found = read_heads(q.id, false);
+    found = read_heads(q.id);
   }
   pg::call([] { waitpoint(waitpoint_id::surveyed); });
   tx.commit();
@@ -140,7 +134,7 @@ bool survey(const queue_info& q) {
 
 void survey_now(queue_entry* entry, int queue_id) {
   const struct survey begun = begin_survey(entry);
-  (void)end_survey(entry, begun, read_heads(queue_id, true).at);
+  (void)end_survey(entry, begun, read_heads(queue_id).at);
 }
 
 void give_back(const claimed_task* tasks, int n) {

@@ -32,7 +32,7 @@ int claim_ahead(queue_info* q, int priority, int max_tasks, MemoryContext memory
 // Finds out when each priority of a queue is next due, where nothing is known: in one look instead
 // of a claim for each. False: something became pending meanwhile, and some are still unknown.
 bool survey(const queue_info& q);
-// The same inside somebody's transaction and as the extension's owner, by what is committed now.
+// The same inside somebody's transaction and as the extension's owner.
 void survey_now(queue_entry* entry, int queue_id);
 
 // What people see of this worker.

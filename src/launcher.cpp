@@ -106,6 +106,21 @@ void back_off(database_entry* db) noexcept {
   db->wanted = true;
 }
 
+// Where nothing was to run, a coordinator finds out whether it is to run now.
+void look_at_settings() noexcept {
+  static int seen_reloads = 0;
+  if (seen_reloads == process::reloads()) {
+    return;
+  }
+  seen_reloads = process::reloads();
+  for (int n = 0; n < shared->databases_size; n++) {
+    database_entry* db = shared->databases() + n;
+    if (db->oid != InvalidOid && db->off) {
+      db->wanted = true;
+    }
+  }
+}
+
 // A coordinator that the postmaster could not start, or that ended before it attached.
 void look_after_starts() {
   for (int n = 0; n < shared->databases_size; n++) {
@@ -198,6 +213,7 @@ void run() {
     pg::call([&] {
       MemoryContextSwitchTo(TopMemoryContext);
       process::house_keeping();
+      look_at_settings();
       look_after_starts();
       start_coordinators(&next);
       MemoryContextSwitchTo(loop);

@@ -28,9 +28,9 @@ struct database_entry {
   std::atomic<bool> recheck;  // the extension was created, altered or dropped
   std::atomic<bool> restart;  // settings of the database were changed: only a new process has them
   std::atomic<bool> yield;  // the coordinator and its workers are to make room for another database
-  std::atomic<bool> off;    // underway.enabled is off, as the coordinator has it that is there now
-  std::atomic<int> holds;   // statements under way that need the database without our processes
-  std::atomic<bool> poked;  // the coordinator was woken and has not looked yet
+  std::atomic<bool> off;  // underway.enabled is off, as the coordinator that is or was there has it
+  std::atomic<int> holds;       // statements under way that need the database without our processes
+  std::atomic<bool> poked;      // the coordinator was woken and has not looked yet
   std::atomic<bool> saturated;  // no more workers can be had: nothing to tell the coordinator
   std::atomic<int>
       starving;  // 1 + the size of its smallest pool that has work and got no worker; 0: none

@@ -6,6 +6,7 @@ use warnings;
 use FindBin;
 use lib $FindBin::RealBin;
 use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
 use Session;
 use Test::More;
 use Underway;
@@ -108,11 +109,20 @@ my $asleep;
 sub wake { kill 'CONT', $asleep if $asleep; $asleep = undef }
 END { wake() }
 
+# Only while it waits: stopped at work, it may hold what others need.
 sub sleep_coordinator
 {
     wake();
-    ($asleep) = $session->pids('coordinator');
-    kill 'STOP', $asleep;
+    my ($coordinator) = $session->pids('coordinator');
+    my $waits = "(SELECT wait_event_type = 'Extension' FROM pg_stat_get_activity($coordinator))";
+    while ($session->until($waits))
+    {
+        $asleep = $coordinator;
+        kill 'STOP', $asleep;
+        select undef, undef, undef, 0.001 until slurp_file("/proc/$asleep/stat") =~ /\) T/;
+        return if $session->value("SELECT $waits") eq 't';
+        wake();
+    }
     return;
 }
 
@@ -228,6 +238,44 @@ go();
 ok($session->until(behind(), 30), 'what it took runs nevertheless');
 ok($session->until("NOT EXISTS (SELECT FROM underway_internal.task)", 30), 'nothing is left');
 
+# Of an index, by a statement; to be called in a transaction.
+sub entries_read
+{
+    my ($index, $statement) = @_;
+    my $read = "SELECT pg_stat_get_xact_tuples_returned('underway_internal.$index'::regclass)";
+    my $before = $session->value($read);
+    $session->value($statement);
+    return $session->value($read) - $before;
+}
+
+# While somebody holds an old snapshot, the table seems nearly empty to the planner, and its index large. What is taken back is looked
+# for by its id nevertheless.
+$other->value('BEGIN ISOLATION LEVEL REPEATABLE READ');
+$other->value('SELECT pg_current_xact_id(), count(*) FROM ran');
+$session->value(q[SELECT underway.enqueue_many('many', array_fill('{"name": "quick"}'::jsonb, ARRAY[5000]))]);
+ok($session->until("NOT EXISTS (SELECT FROM underway_internal.task)", 60), 'many end under an old snapshot');
+$session->value(q[SELECT underway.enqueue('many', delay => '1 day') FROM generate_series(1, 10)]);
+$session->value('VACUUM ANALYZE underway_internal.task');
+$session->value('BEGIN');
+$session->value("SET LOCAL enable_$_ = off") for qw(seqscan bitmapscan hashjoin mergejoin);    # as our processes do (pg/identity.cpp)
+is(entries_read('task_pkey', 'SELECT underway_internal.give_back(array_agg(gen_random_uuid()), array_agg(1)) FROM generate_series(1, 10)'),
+    0, 'what is looked for by its id reads nothing else');
+$_->value('ROLLBACK') for ($session, $other);
+$session->value("SELECT underway.cancel(id) FROM underway.tasks WHERE state = 'pending'");
+
+# Nor does a claim that has got what it wants read all that has ended behind it, to see whether there is more.
+$session->value("SELECT underway.create_queue('late')");
+$other->value('BEGIN');
+$other->value("SELECT underway.enqueue('late')");
+$session->value("SELECT underway.enqueue_many('late', array_fill('1'::jsonb, ARRAY[3000]))");
+$session->value("CREATE TABLE held AS SELECT d.lease FROM underway.dequeue('late', 3000) d");
+is($session->value('SELECT cardinality(underway.complete_many(array_agg(lease))) FROM held'), 3000, 'many end behind a task that has not committed');
+$other->value('COMMIT');
+$session->value('BEGIN');
+cmp_ok(entries_read('task_pending', "CREATE TABLE claimed AS SELECT d.lease FROM underway.dequeue('late') d"), '<', 1500, 'when it has, it is claimed at once');
+$session->value('COMMIT');
+is($session->value('SELECT count(*) FROM claimed'), 1, 'alone');
+
 # More claims at once than a queue has room to watch (16), some of which are rolled back.
 $session->value("SELECT underway.create_queue('outside'), underway.enqueue_many('outside', array_fill('1'::jsonb, ARRAY[30]))");
 my @clients = map { Session->new($node) } 1 .. 20;
@@ -270,6 +318,17 @@ $other->send("CALL underway.wait_for_work('{outside}', '30 s')");
 $session->value("SELECT underway.enqueue('outside')");
 is($other->receive, 'outside', 'it is woken for what comes');
 is($other->value("SELECT count(*) FROM underway.dequeue('outside')"), 1, 'and gets it');
+$session->value("SELECT underway.enqueue('outside')");
+my $locker = Session->new($node);
+$locker->value('BEGIN');
+is($locker->value("SELECT count(*) FROM underway.dequeue('outside')"), 1, 'a task that somebody is claiming');
+is($other->value("SELECT count(*) FROM underway.dequeue('outside')"), 0, 'is not to be had');
+is($other->value("CALL underway.wait_for_work('{outside}', '0.1 s')"), '', 'nor to be waited for');
+$other->send("CALL underway.wait_for_work('{outside}', '30 s')");
+$locker->value('ROLLBACK');
+is($other->receive, 'outside', 'before he lets it go');
+is($other->value("SELECT count(*) FROM underway.dequeue('outside')"), 1, 'then it is');
+$locker->close;
 $other->value('RESET default_transaction_isolation');
 
 # Several wait for one task.

@@ -4,6 +4,7 @@ use warnings;
 use FindBin;
 use lib $FindBin::RealBin;
 use PostgreSQL::Test::Cluster;
+use Session;
 use Test::More;
 use Underway;
 
@@ -119,7 +120,10 @@ wait_for($node, 'postgres', 'SELECT (' . $workers . ') = 4', 'and back');
 sql($node, 'postgres', "SELECT underway.purge_queue('endless'); SELECT underway.drop_queue('endless', force => true)");
 wait_for($node, 'postgres', "SELECT count(*) = 0 FROM underway_internal.task", 'the backlog has ended');
 
-# underway.enabled.
+# underway.enabled. Where it is off no process stays; who was connected before knows of it nevertheless.
+$node->append_conf('postgresql.conf', "underway.worker_idle_timeout = '1s'");
+$node->reload;
+my $connected = Session->new($node);
 sub held_and_back
 {
     my ($off, $on, $name) = @_;
@@ -129,9 +133,13 @@ sub held_and_back
         "$name off: workers leave");
     my $id = sql($node, 'postgres', "SELECT underway.enqueue('note')");
     is_lively($node, 'second', "$name off: the other database goes on") if $name =~ /DATABASE/;
+    wait_for($node, 'postgres', "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'underway coordinator' AND datname = 'postgres')",
+        "$name off: nobody stays");
     is(sql($node, 'postgres', "SELECT state, attempt FROM underway.status('$id')"), 'pending|0', "$name off: nothing runs");
+    like($connected->value("SELECT underway.why('$id')"), qr/^held/, "$name off: all know why");
     $on->();
     wait_for($node, 'postgres', "SELECT state = 'succeeded' FROM underway.status('$id')", "$name on: it runs");
+    is($connected->value('SELECT underway_internal.is_enabled()'), 't', "$name on: all know it");
     return;
 }
 held_and_back(
@@ -140,6 +148,9 @@ held_and_back(
 held_and_back(
     sub { sql($node, 'postgres', 'ALTER SYSTEM SET underway.enabled = off'); $node->reload },
     sub { sql($node, 'postgres', 'ALTER SYSTEM RESET underway.enabled'); $node->reload }, 'ALTER SYSTEM SET underway.enabled');
+$connected->close;
+$node->append_conf('postgresql.conf', "underway.worker_idle_timeout = '1min'");
+$node->reload;
 
 # Settings of databases and roles reach workers without a restart of the server.
 sql($node, 'postgres', "CREATE FUNCTION tells() RETURNS jsonb LANGUAGE sql RETURN to_jsonb(current_setting('work_mem') || ' ' || current_setting('app.x', true));
