@@ -96,12 +96,10 @@ CREATE INDEX task_expires ON underway_internal.task (expires_at) WHERE expires_a
 -- What each background worker has in hand: the tasks that it claimed last, and perhaps some that have ended since. Written with
 -- the claim; how the tasks of one that is gone are found.
 CREATE TABLE underway_internal.claim (
-    slot  int NOT NULL,
+    slot  int PRIMARY KEY,
     tasks uuid[] NOT NULL
 ) WITH (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000,
         autovacuum_vacuum_cost_delay = 2, autovacuum_vacuum_cost_limit = 200);
--- One row a slot, but not UNIQUE: each new entry would be compared with all versions of the row that an old snapshot keeps.
-CREATE INDEX claim_slot ON underway_internal.claim (slot);
 
 -- Keys live beside the tasks, so that a task can move to the archive without a moment in which its key is free.
 CREATE TABLE underway_internal.task_key (

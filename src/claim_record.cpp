@@ -12,7 +12,7 @@ namespace claim {
 enum : int { slot, tasks };
 }
 pg::relation claims("claim");
-pg::relation claims_by_slot("claim_slot");
+pg::relation claims_pkey("claim_pkey");
 pg::columns of_claim("slot", "tasks");
 
 // What was recorded last; a transaction that did not commit leaves too many here, or what has
@@ -31,7 +31,7 @@ bool find(pg::table* t) {
   ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(number_of(my_slot)));
   // Entries of one key stand in the order of their places: the last one is the row's, and before it
   // are all that an old snapshot keeps.
-  t->scan(claims_by_slot.oid(), &key, 1, BackwardScanDirection);
+  t->scan(claims_pkey.oid(), &key, 1, BackwardScanDirection);
   return t->next();
 }
 

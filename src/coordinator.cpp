@@ -342,8 +342,9 @@ void attach(int number) {
   db->wanted = false;
   db->recheck = false;
   db->restart = false;
-  // Whoever holds the database first says so and then looks for our pid.
-  if (db->holds > 0) {
+  // Whoever holds the database first says so and then looks for our pid. Who had it while we were
+  // being started may have dropped it: the launcher is to look again.
+  if (db->holds > 0 || db->unsure) {
     how = ending::at_once;
     proc_exit(0);
   }

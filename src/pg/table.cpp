@@ -301,6 +301,28 @@ void table::generate() {
   }
 }
 
+// Of the row that was found. Whoever inserts the same keys finds that one, and waits for this
+// transaction, as where an update makes no entry at all (HOT). The check would read all versions
+// that an old snapshot keeps.
+bool table::keeps_keys(const index_set::one& index) const {
+  if (index.predicate != nullptr) {
+    return false;  // the row may not have been in it
+  }
+  for (int n = 0; n < index.info->ii_NumIndexKeyAttrs; n++) {
+    const AttrNumber column = index.info->ii_IndexAttrNumbers[n];
+    bool is_null = column == 0;  // an expression
+    const Datum now = is_null ? Datum{0} : slot_getattr(written_, column, &is_null);
+    if (is_null || null(column)) {
+      return false;
+    }
+    const Form_pg_attribute attribute = TupleDescAttr(shape(), column - 1);
+    if (!datumIsEqual(now, value(column), attribute->attbyval, attribute->attlen)) {
+      return false;
+    }
+  }
+  return true;
+}
+
 // An index whose predicate says no is not even opened: the lock on the table keeps it as it is.
 void table::fill_indexes(TupleTableSlot* row, bool update) {
   ExprContext* expressions = GetPerTupleExprContext(indexes_->state);
@@ -316,8 +338,9 @@ void table::fill_indexes(TupleTableSlot* row, bool update) {
     Datum values[INDEX_MAX_KEYS];
     bool nulls[INDEX_MAX_KEYS];
     FormIndexDatum(index.info, row, indexes_->state, values, nulls);
+    const bool check = index.unique && !(update && keeps_keys(index));
     index_insert(opened_[n], values, nulls, &row->tts_tid, relation_,
-                 index.unique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO, update, index.info);
+                 check ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO, update, index.info);
   }
   ResetPerTupleExprContext(indexes_->state);
 }

@@ -72,6 +72,7 @@ class table {
   TM_Result state() const;
   bool holds(const place& where);
   void generate();
+  bool keeps_keys(const index_set::one& index) const;
   void fill_indexes(TupleTableSlot* row, bool update);
   void end_scan();
 

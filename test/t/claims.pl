@@ -166,6 +166,7 @@ sub close_gate
     my ($point, $then) = @_;
     for my $try (1 .. 20)
     {
+        wake();
         workers(1);
         my ($one, @others) = $session->pids('worker');
         $session->value("SELECT pg_terminate_backend($_)") for @others;
