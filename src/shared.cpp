@@ -216,8 +216,8 @@ database_entry* hold_database(Oid oid) noexcept {
 }
 
 void let_go_of_database(database_entry* db) noexcept {
+  db->unsure = true;  // before a coordinator may think that nobody had it
   db->holds--;
-  db->unsure = true;
   db->failures = 0;
   db->retry_at = DT_NOBEGIN;
   db->wanted = true;

@@ -6,6 +6,7 @@ use FindBin;
 use lib $FindBin::RealBin;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use Session;
 use Test::More;
 use Underway;
 
@@ -177,6 +178,20 @@ within(4, 'DROP DATABASE of one that has nothing of ours', sub { sql($node, 'pos
 make_busy('copy');
 within(4, 'DROP DATABASE (FORCE)', sub { sql($node, 'postgres', 'SET ROLE owner; DROP DATABASE copy WITH (FORCE)') });
 sql($node, 'postgres', 'DROP DATABASE copy2');
+
+# One that is dropped while its coordinator is being started, which finds that out before it connects. The postmaster, which is to
+# start it, is stopped meanwhile.
+my $dropper = Session->new($node);
+my ($postmaster) = slurp_file($node->data_dir . '/postmaster.pid') =~ /^(\d+)/;
+END { kill 'CONT', $postmaster if $postmaster }
+kill 'STOP', $postmaster;
+$dropper->value('CREATE DATABASE brief');
+ok($dropper->until("(SELECT count(*) = 1 FROM underway_internal.databases() x JOIN pg_database d ON d.oid = x.database WHERE d.datname = 'brief' AND NOT x.wanted)"),
+    'a coordinator is asked for');
+is($dropper->value('DROP DATABASE brief'), '', 'the database is dropped before it starts');
+kill 'CONT', $postmaster;
+$dropper->close;
+
 wait_for($node, 'postgres', "SELECT array_agg(datname ORDER BY datname)::text = '{postgres,side}' FROM underway_internal.databases() d
     LEFT JOIN pg_database p ON p.oid = d.database", 'databases that are gone are forgotten');
 is(sql($node, 'postgres', "SELECT count(*) FROM underway_internal.workers() w WHERE NOT EXISTS (SELECT FROM pg_database d WHERE d.oid = w.database)"),
