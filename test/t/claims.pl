@@ -368,6 +368,11 @@ $session->value('SELECT pg_reload_conf()');
 ok(new_coordinator(), 'one that looks often');
 ok($session->until("(SELECT bool_and(state = 'succeeded') FROM unnest(ARRAY['$late', '$early', '$first']::uuid[]) t, underway.status(t))", 30), 'the safety check finds them');
 
+# Rows of `claim` get new entries without a look whether there is one of their slot: there is none, and each is found.
+$session->value('CREATE EXTENSION amcheck');
+is($session->value("SELECT bt_index_check('underway_internal.claim_pkey', true)"), '', 'the index of what workers have in hand is sound');
+is($session->value('SELECT count(*) - count(DISTINCT slot) FROM underway_internal.claim'), 0, 'with one row a slot');
+
 $_->close for @waiting, $other, $session;
 $node->stop;
 done_testing;
