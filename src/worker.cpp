@@ -57,10 +57,12 @@ void tell_overdue() {
   }
 }
 
-// How long until it is too old.
+// How long until it is too old. Workers that were started together are not replaced together: tasks
+// would wait for the new ones.
 long milliseconds_left() noexcept {
   const TimestampTz age = GetCurrentTimestamp() - my_slot->started_at;
-  return static_cast<long>(settings::worker_max_age * 1000L - age / 1000);
+  const long most = settings::worker_max_age * 1000L;
+  return most - most / 64 * (number_of(my_slot) % 16) - static_cast<long>(age / 1000);
 }
 
 bool should_leave() noexcept {

@@ -3,7 +3,7 @@
 \set QUIET on
 \pset tuples_only on
 \pset format unaligned
-SELECT plan(33);
+SELECT plan(34);
 SELECT has_extension('underway');
 SELECT has_schema('underway');
 SELECT has_schema('underway_internal');
@@ -21,6 +21,9 @@ SELECT is_empty($$SELECT d.objid::regclass, a.attname FROM pg_depend d
     WHERE d.classid = 'pg_class'::regclass AND d.refobjid = 'underway_internal.task'::regclass
       AND a.attname IN ('state', 'attempt', 'slot', 'generation', 'boot', 'claimed_at', 'worker')$$,
     'no index of tasks knows what a claim changes');
+SELECT is_empty($$SELECT attrelid::regclass, attname FROM pg_attribute
+    WHERE attrelid::regclass::text ~ '^underway_internal.(task|claim|(archive|attempt)(_[0-9]+)?)$' AND attnum > 0
+      AND attstattarget IS DISTINCT FROM 10$$, 'ANALYZE reads little of what is large');
 SELECT col_type_is('underway', 'tasks', 'id', 'uuid', 'ids are uuids');
 SELECT col_type_is('underway', 'tasks', 'state', 'text', 'states are text');
 SELECT function_returns('underway', 'enqueue', 'uuid', 'enqueue returns uuid');

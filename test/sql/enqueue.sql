@@ -160,6 +160,12 @@ END $$;
 SELECT cardinality(underway.enqueue_many('external', ('[5:6]={1,2}'::jsonb[]))),
     cardinality(underway.enqueue_many('external', ('{1,2,3}'::jsonb[])[2:3], keys => '[0:1]={y,z}'));
 SELECT input, key FROM underway.tasks WHERE queue = 'external' AND key IN ('y', 'z') ORDER BY key;
+-- Large ones, of which fewer are written together, and some are kept apart.
+CREATE TEMP TABLE large AS SELECT n, to_jsonb((SELECT string_agg(md5(n || ' ' || g), '') FROM generate_series(1, CASE WHEN n % 3 = 0 THEN 300 ELSE 55 END) g)) AS input
+    FROM generate_series(1, 200) n;
+SELECT underway.enqueue_many('external', array_agg(input ORDER BY n)) AS ids FROM large \gset
+SELECT count(*), bool_and(t.input = l.input) AS right_ones, bool_and(EXISTS (SELECT FROM underway.status(u.id))) AS are_found
+    FROM unnest(:'ids'::uuid[]) WITH ORDINALITY u(id, n) JOIN large l USING (n) JOIN underway.tasks t USING (id);
 -- They run.
 TRUNCATE ran;
 SELECT underway.enqueue_many('q', ARRAY(SELECT to_jsonb(n) FROM generate_series(1, 500) n)) AS ids \gset
