@@ -109,17 +109,25 @@ sub begin
     return $id;
 }
 
-# Lets it go on, with another task that is enqueued meanwhile; returns how the first ends and why the other waits.
+# Comes to be, and no worker has a task in hand: one that has claimed what may not run any more gives it back.
+sub settles
+{
+    my ($name, $told, $expected) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    ok $session->until("NOT EXISTS (SELECT FROM underway.workers WHERE tasks > 0) AND ($told) ~ '$expected'"), $name or diag $session->query($told);
+}
+
+# Lets it go on, with another task that is enqueued meanwhile: how the first ends, and how and why the other waits.
 sub goes_on
 {
-    my ($id) = @_;
+    my ($name, $id, $expected) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
     my $next = $session->value("SELECT underway.enqueue('theirs')");
     $session->value('SELECT pg_advisory_unlock(1)');
-    $session->until("(SELECT state <> 'in_progress' FROM underway.status('$id'))") or die 'it does not end';
-    $session->until("underway.why('$next') NOT LIKE 'pending: %worker%'");
-    my $answer = $session->value("SELECT a.state, a.attempt, a.failures, b.state, b.attempt, underway.why('$next') FROM underway.status('$id') a, underway.status('$next') b");
+    settles($name, "SELECT concat_ws('|', a.state, a.attempt, a.failures, b.state, b.attempt, underway.why('$next')) FROM underway.status('$id') a, underway.status('$next') b",
+        $expected);
     $session->value('SELECT pg_advisory_lock(1)');
-    return ($answer, $next);
+    return $next;
 }
 
 sub runs_then
@@ -134,8 +142,7 @@ sub runs_then
 
 my $id = begin();
 $session->value('REVOKE EXECUTE ON FUNCTION act FROM worker');
-my ($answer, $next) = goes_on($id);
-like $answer, qr/^succeeded\|1\|0\|pending\|0\|.*EXECUTE/, 'a right that is revoked: what runs ends, the next waits and says why';
+my $next = goes_on('a right that is revoked: what runs ends, the next waits and says why', $id, '^succeeded\|1\|0\|pending\|0\|.*EXECUTE');
 like $session->value("SELECT string_agg(problem, ' ') FROM underway.check_health()"), qr/EXECUTE/, 'check_health() tells';
 $session->value('GRANT EXECUTE ON FUNCTION act TO worker');
 runs_then($next, 'granted again');
@@ -146,16 +153,14 @@ $id = $session->value("SELECT underway.enqueue('theirs')");
 $session->until("EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = 7867 AND NOT granted)") or die 'nothing is claimed';
 $session->value('REVOKE EXECUTE ON FUNCTION act FROM worker');
 $session->value('SELECT underway_internal.arm_waitpoints(0), pg_advisory_unlock(7867, 2)');
-# Until the claim commits, the task looks as it does when it has been given back; but its worker has it in hand all the while.
-$session->until("NOT EXISTS (SELECT FROM underway.workers WHERE tasks > 0) AND underway.why('$id') LIKE '%EXECUTE%'");
-is $session->value("SELECT state, attempt, failures FROM underway.status('$id')"), 'pending|0|0', 'a right that is revoked between claim and begin: no attempt is used';
+settles('a right that is revoked between claim and begin: no attempt is used',
+    "SELECT concat_ws('|', state, attempt, failures, underway.why('$id')) FROM underway.status('$id')", '^pending\|0\|0\|.*EXECUTE');
 $session->value('GRANT EXECUTE ON FUNCTION act TO worker');
 runs_then($id, 'granted again');
 
 $id = begin();
 $session->value("ALTER FUNCTION act(jsonb) RENAME TO acted");
-($answer, $next) = goes_on($id);
-like $answer, qr/^succeeded\|1\|0\|pending\|0\|.*does not exist/, 'a handler that is renamed: what runs ends, the next waits';
+$next = goes_on('a handler that is renamed: what runs ends, the next waits', $id, '^succeeded\|1\|0\|pending\|0\|.*does not exist');
 $session->value("CREATE FUNCTION act(input text) RETURNS void LANGUAGE sql AS 'SELECT'");
 like $session->value("SELECT underway.why('$next')"), qr/does not exist/, 'one of other types is not taken for it';
 $session->value("DROP FUNCTION act(text);\nALTER FUNCTION acted(jsonb) RENAME TO act");
@@ -163,9 +168,8 @@ runs_then($next, 'named back');
 
 $id = begin();
 $session->value('DROP OWNED BY worker; DROP ROLE worker');
-($answer, $next) = goes_on($id);
-like $answer, qr/^(succeeded\|1\|0|pending\|[12]\|0)\|pending\|0\|.*worker.*does not exist/, 'a role that is dropped: no attempt is used, the next waits and says why'
-  or diag $answer;
+$next = goes_on('a role that is dropped: no attempt is used, the next waits and says why', $id,
+    '^(succeeded\|1\|0|pending\|[12]\|0)\|pending\|0\|.*worker.*does not exist');
 $session->value('CREATE ROLE worker LOGIN; GRANT EXECUTE ON FUNCTION act TO worker; GRANT INSERT ON effect TO worker');
 runs_then($next, 'made again');
 $session->value('SELECT pg_advisory_unlock(1)');

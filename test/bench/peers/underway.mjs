@@ -11,19 +11,26 @@ export async function open(configuration) {
     async setup() {
       await pool.query(`CREATE EXTENSION IF NOT EXISTS underway;
         CREATE OR REPLACE FUNCTION nothing(jsonb) RETURNS void LANGUAGE plpgsql AS 'BEGIN END';
+        CREATE OR REPLACE FUNCTION a_while(jsonb) RETURNS void LANGUAGE sql AS 'SELECT pg_sleep(0.1)';
         CREATE TABLE IF NOT EXISTS seen (at timestamptz);
         CREATE OR REPLACE FUNCTION see(jsonb) RETURNS void LANGUAGE plpgsql AS 'BEGIN INSERT INTO seen VALUES (clock_timestamp()); END'`)
       const batch = configuration === 'best' ? ', batch => 100' : ''
       await pool.query(`SELECT underway.create_queue('${queue}', 'nothing'${batch}), underway.create_queue('${queue}_see', 'see'${batch})`)
+      await pool.query(`SELECT underway.create_queue('${queue}_warm', 'a_while')`)
       await pool.query(`SELECT underway.pause_queue('${queue}')`)
     },
     enqueue: (input) => value('SELECT underway.enqueue($1, $2)', [queue, input]),
     fill: (jobs) => value(`SELECT cardinality(underway.enqueue_many($1, array_agg('{"x": 1}'::jsonb))) FROM generate_series(1, $2::int)`, [queue, jobs]),
     clear: () => value('SELECT underway.purge_queue($1)', [queue]),
-    // To the end of the last one: its priority is the least urgent.
+    // To the end of the last one: its priority is the least urgent. The workers have started before, as the others' have when
+    // their first job starts.
     async drain(jobs) {
-      const warm = await value('SELECT underway.enqueue($1)', [`${queue}_see`])
-      await pool.query(`CALL underway.wait_for('${warm}')`)
+      const workers = Number(await value('SHOW underway.max_workers'))
+      while (Number(await value("SELECT count(*) FROM underway.workers WHERE state <> 'starting'")) < workers) {
+        await value(`SELECT count(underway.enqueue('${queue}_warm')) FROM generate_series(1, ${workers})`)
+        const warm = await value('SELECT underway.enqueue($1, priority => 15)', [`${queue}_warm`])
+        await pool.query(`CALL underway.wait_for('${warm}')`)
+      }
       const last = await value('SELECT underway.enqueue($1, priority => 15)', [queue])
       const began = performance.now()
       await pool.query(`SELECT underway.resume_queue('${queue}')`)
