@@ -92,7 +92,6 @@ def install():
 
 
 def measure(bench, node, facts):
-    bench.configure(underway__max_workers=4)
     kinds = [(system, configuration) for system in SYSTEMS for configuration in CONFIGURATIONS]
 
     def drive(system, configuration, workload, **options):
@@ -102,6 +101,9 @@ def measure(bench, node, facts):
         if done.returncode != 0:
             raise RuntimeError(f"{system}, {configuration}, {workload}: {done.stderr[-2000:]}")
         return json.loads(done.stdout.splitlines()[-1])
+
+    def prepare(*kind):
+        bench.configure(underway__max_workers=os.cpu_count() if kind == ("underway", "best") else 4)
 
     def settle(system):
         with bench.server.session(f"peer_{system}") as session:
@@ -122,11 +124,12 @@ def measure(bench, node, facts):
             facts["most in use before a round"] = max(facts.get("most in use before a round", 0), others_share())
             began = time.monotonic()
             key = system, configuration
+            prepare(*key)
             settle(system)
             found["enqueue", *key].append(drive(*key, "enqueue", seconds=bench.pick(2, 10)))
             drive(*key, "clear")
             # The others take a job at a time by default: what has run after some seconds tells their rate as well.
-            jobs = bench.pick(50_000, 500_000) // (1 if configuration == "best" else 10)
+            jobs = bench.pick(100_000, 500_000) // (1 if configuration == "best" else 10)
             drive(*key, "fill", jobs=jobs)
             settle(system)
             found["drain", *key].append(drive(*key, "drain", jobs=jobs, seconds=bench.pick(6, 60)))

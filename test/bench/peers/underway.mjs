@@ -6,7 +6,7 @@ export async function open(configuration) {
   const value = async (sql, values) => Object.values((await pool.query({ text: sql, values, name: sql.slice(0, 60) })).rows[0] ?? {})[0]
   const queue = configuration === 'best' ? 'batches' : 'singles'
   return {
-    settings: configuration === 'best' ? 'batch => 100' : 'none',
+    settings: configuration === 'best' ? 'batch => 100, underway.max_workers as many as processors' : 'none',
     version: () => value('SELECT underway.version()'),
     async setup() {
       await pool.query(`CREATE EXTENSION IF NOT EXISTS underway;
