@@ -103,7 +103,7 @@ def measure(bench, node, facts):
         return json.loads(done.stdout.splitlines()[-1])
 
     def prepare(*kind):
-        bench.configure(underway__max_workers=os.cpu_count() if kind == ("underway", "best") else 4)
+        bench.configure(underway__max_workers=min(os.cpu_count(), 8) if kind == ("underway", "best") else 4)
 
     def settle(system):
         with bench.server.session(f"peer_{system}") as session:

@@ -3,8 +3,8 @@
 Limit: the same load without it, run just before. pgbench enqueues at that rate (Poisson) from 8 connections, with the
 time in the input; the handler records the time between, in a table without autovacuum: analyzing it would disturb the
 second half more, where more stands in it. The transaction has an id and a snapshot, so nothing that ends
-meanwhile can be vacuumed. 8 workers, so that neither side is at its limit: of 4, more than three waited for the flush
-of a commit at any time, and a moment of slower flushes made a queue of seconds. Then it is released under the same
+meanwhile can be vacuumed. 8 workers, so that neither side is at its limit: of 4, more than three are busy at any
+time, mostly with the flush of a commit, and a moment of slower flushes makes a queue of seconds. Then it is released under the same
 load, and second by second it is looked for when the p99 is back within 1.5 times that of the limit, for 5 seconds on
 end."""
 
