@@ -21,7 +21,7 @@ int archive_succeeded(bool kept, success* tasks, int n) {
     pg::table task;
     open_tasks(&task);
     if (kept) {
-      task_archive.open(task);
+      task_archive.open(task, n > 1);
     }
     for (int i = 0; i < n; i++) {
       if (!take_out(&task, tasks[i].id, tasks[i].attempt, tasks[i].at)) {

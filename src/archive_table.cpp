@@ -68,7 +68,8 @@ void archive_table::find_sources(TupleDesc rows) {
   }
 }
 
-void archive_table::open(const pg::table& rows) {
+void archive_table::open(const pg::table& rows, bool several) {
+  several_ = several;
   const Oid ring = ring_slot.oid();
   const Oid from = RelationGetRelid(rows.get());
   if (!ring_known_.holds_of(ring)) {
@@ -113,7 +114,16 @@ void archive_table::put(const pg::table& row, Jsonb* output, const char* notices
         archive_.set(to, row.value(from), row.null(from));
     }
   }
-  archive_.insert();
+  if (several_) {
+    archive_.insert_later();
+  } else {
+    archive_.insert();
+  }
+}
+
+void archive_table::close() {
+  archive_.insert_rest();
+  archive_.close();
 }
 
 // The open table of a ring is another from the commit of this transaction on.

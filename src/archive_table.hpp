@@ -12,11 +12,12 @@ class archive_table {
  public:
   // name: its tables are called so, and by the number of their slot.
   constexpr explicit archive_table(const char* name) noexcept : name_(name) {}
-  // rows: the table that they come from, open.
-  void open(const pg::table& rows);
+  // rows: the table that they come from, open. several: more than one will come, which are written
+  // by the page.
+  void open(const pg::table& rows, bool several);
   // A copy of the row that was found there, as it has ended.
   void put(const pg::table& row, Jsonb* output, const char* notices, TimestampTz now);
-  void close() { archive_.close(); }
+  void close();
 
  private:
   void find_sources(TupleDesc rows);
@@ -25,6 +26,7 @@ class archive_table {
   pg::knowledge rows_known_;
   pg::knowledge archive_known_;
   pg::knowledge ring_known_;
+  bool several_ = false;
   int slot_ = 0;
   Oid open_ = InvalidOid;
   AttrNumber sources_[pg::columns::most] = {};

@@ -72,14 +72,17 @@ void end_of_grace() {
 bool end_of_user_code() noexcept {
   SpinLockAcquire(&my_slot->mutex);
   my_slot->running = false;
+  const bool cancelled = my_slot->cancelled_at.exchange(0) != 0;
   SpinLockRelease(&my_slot->mutex);
-  (void)getppid();
-  disable_timeout(STATEMENT_TIMEOUT, false);
-  disable_timeout(grace_timer, false);
+  if (cancelled) {
+    (void)getppid();
+  }
+  const DisableTimeoutParams timeouts[] = {{STATEMENT_TIMEOUT, false}, {grace_timer, false}};
+  disable_timeouts(timeouts, lengthof(timeouts));
   process::hold_cancels();
   process::forget_cancels();
   current_task = nullptr;
-  return my_slot->cancelled_at.exchange(0) != 0;
+  return cancelled;
 }
 
 class attempt {
@@ -165,10 +168,12 @@ class attempt {
       process::forget_cancels();
       show(q_, task);
       process::allow_cancels();
-      enable_timeout_after(STATEMENT_TIMEOUT, timeout);
-      enable_timeout_after(grace_timer, std::min(timeout, INT_MAX - settings::cancel_grace) +
-                                            settings::cancel_grace);
-      to->outcome = function_.run(task.input, memory_, &begun, true);
+      const int in_the_end =
+          std::min(timeout, INT_MAX - settings::cancel_grace) + settings::cancel_grace;
+      const EnableTimeoutParams timeouts[] = {{STATEMENT_TIMEOUT, TMPARAM_AFTER, timeout, 0},
+                                              {grace_timer, TMPARAM_AFTER, in_the_end, 0}};
+      enable_timeouts(timeouts, lengthof(timeouts));
+      to->outcome = function_.run(task.input, memory_, &begun, &calls_);
       // Deferred constraints and triggers are the handler's doing: they run within its time, where
       // they can be cancelled, and an error of theirs is this task's and not that of its batch.
       // Nothing of a user is left for the commit.
@@ -184,6 +189,7 @@ class attempt {
   following* next_;
   const execution* last_;
   task_function function_;
+  pg::expression calls_;
   finished_task* results_ = nullptr;
 };
 

@@ -179,6 +179,8 @@ void handler::make_plan(const char* sql) {
   PopActiveSnapshot();
   SaveCachedPlan(plan);
   plan_ = plan;
+  static uint64 plans = 0;
+  plan_number_ = ++plans;
 }
 
 namespace {
@@ -243,16 +245,20 @@ void take_transition(HeapTupleHeader tuple, MemoryContext to, result* r) {
   }
 }
 
+void take(Datum d, bool transition, MemoryContext to, result* r) {
+  if (transition) {
+    take_transition(DatumGetHeapTupleHeader(d), to, r);
+  } else {
+    r->output = copy_jsonb(d, to);
+  }
+}
+
 bool receive(TupleTableSlot* slot, DestReceiver* self) {
   auto* c = reinterpret_cast<catcher*>(self);
   bool null = false;
   const Datum d = slot_getattr(slot, 1, &null);
   if (!null) {
-    if (c->transition) {
-      take_transition(DatumGetHeapTupleHeader(d), c->results, c->to);
-    } else {
-      c->to->output = copy_jsonb(d, c->results);
-    }
+    take(d, c->transition, c->results, c->to);
   }
   return true;
 }
@@ -260,23 +266,25 @@ void start_up(DestReceiver*, int, TupleDesc) {}
 void shut_down(DestReceiver*) {}
 bool ignore(TupleTableSlot*, DestReceiver*) { return true; }
 
+ParamListInfo parameters_of(Jsonb* input) {
+  ParamListInfo parameters = makeParamList(1);
+  parameters->params[0] = {JsonbPGetDatum(input), false, PARAM_FLAG_CONST, JSONBOID};
+  return parameters;
+}
+
 }  // namespace
 
-result handler::run(Jsonb* input, MemoryContext results, bool* begun, bool top_level) {
-  // As exec_bind_message and exec_execute_message do: a top-level statement, so that a procedure
-  // may commit.
+result handler::run(Jsonb* input, MemoryContext results, bool* begun, pg::expression* calls) {
   result r;
-  // A client's statement may have the name that is empty.
-  Portal portal = top_level ? CreatePortal("", true, true) : CreateNewPortal();
-  portal->visible = false;
-  MemoryContext old = MemoryContextSwitchTo(portal->portalContext);
-  ParamListInfo params = makeParamList(1);
-  params->params[0] = {JsonbPGetDatum(input), false, PARAM_FLAG_CONST, JSONBOID};
-  PushActiveSnapshot(GetTransactionSnapshot());
-  CachedPlan* plan = GetCachedPlan(plan_, params, nullptr, nullptr);
-  PortalDefineQuery(portal, nullptr, plan_->query_string, plan_->commandTag, plan->stmt_list, plan);
-  PopActiveSnapshot();
-  // It was made from text: one that somebody made meanwhile is not the one that was looked at.
+  if (calls == nullptr || procedure_ || !evaluate(input, results, begun, calls, &r)) {
+    execute(input, results, begun, calls != nullptr, &r);
+  }
+  return r;
+}
+
+// With the plan, which was made from text: one that somebody made meanwhile is not the one that was
+// looked at.
+void handler::check_again() const {
   if (look_up(get_namespace_oid(schema_, true), name_, takes_input_) != function_) {
     ereport(ERROR, (errcode(ERRCODE_UNDEFINED_FUNCTION), errmsg("the handler no longer exists")));
   }
@@ -285,17 +293,53 @@ result handler::run(Jsonb* input, MemoryContext results, bool* begun, bool top_l
     ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
                     errmsg("the handler may no longer be executed")));
   }
+}
+
+// False: it is to be executed as a statement.
+bool handler::evaluate(Jsonb* input, MemoryContext results, bool* begun, pg::expression* calls,
+                       result* r) {
+  CHECK_FOR_INTERRUPTS();
+  ParamListInfo parameters = parameters_of(input);
+  PushActiveSnapshot(GetTransactionSnapshot());
+  CachedPlan* plan = GetCachedPlan(plan_, parameters, CurrentResourceOwner, nullptr);
+  const uint64 made = plan_number_ << 32 | static_cast<uint32>(plan->generation);
+  check_again();
+  const bool is_one = calls->is_of(plan, made, results);
+  if (is_one) {
+    *begun = true;
+    bool null = false;
+    const Datum d = calls->value(parameters, &null);
+    if (!null && kind_ != kind::nothing) {
+      take(d, kind_ == kind::transition, results, r);
+    }
+  }
+  ReleaseCachedPlan(plan, CurrentResourceOwner);
+  PopActiveSnapshot();
+  return is_one;
+}
+
+// As exec_bind_message and exec_execute_message (postgres.c) do: a procedure may commit in it.
+void handler::execute(Jsonb* input, MemoryContext results, bool* begun, bool top_level, result* r) {
+  // A client's statement may have the name that is empty.
+  Portal portal = top_level ? CreatePortal("", true, true) : CreateNewPortal();
+  portal->visible = false;
+  MemoryContext old = MemoryContextSwitchTo(portal->portalContext);
+  ParamListInfo parameters = parameters_of(input);
+  PushActiveSnapshot(GetTransactionSnapshot());
+  CachedPlan* plan = GetCachedPlan(plan_, parameters, nullptr, nullptr);
+  PortalDefineQuery(portal, nullptr, plan_->query_string, plan_->commandTag, plan->stmt_list, plan);
+  PopActiveSnapshot();
+  check_again();
   *begun = true;
-  PortalStart(portal, params, 0, InvalidSnapshot);
+  PortalStart(portal, parameters, 0, InvalidSnapshot);
   MemoryContextSwitchTo(old);
   catcher c = {
       {kind_ == kind::nothing ? ignore : receive, start_up, shut_down, shut_down, DestNone},
       kind_ == kind::transition,
       results,
-      &r};
+      r};
   (void)pg::portal_run(portal, top_level, &c.receiver, nullptr);
   PortalDrop(portal, false);
-  return r;
 }
 
 }  // namespace underway

@@ -1,10 +1,11 @@
 // A handler: the SQL function or procedure that a queue runs for each task. Finding it, and running
 // it. Runs in: backends (resolve, find; run for run_inline) and workers (run). Error discipline:
 // server code, called inside pg::call, unless noted. Invariant: stored by schema, name and types,
-// found again by them; run as a top-level statement of the session's user.
+// found again by them; run as a top-level statement of the session's user would.
 #pragma once
 
 #include "pg/error.hpp"
+#include "pg/expression.hpp"
 
 namespace underway {
 
@@ -41,16 +42,20 @@ class handler {
   // Looks the function up and analyses the call, as the session's user. Raises what the server
   // raises.
   void prepare(Oid function, const char* schema, const char* name);
-  // begun: set once the handler was found. top_level: as the statement of a session, where a
-  // procedure may commit; else inside the statement of a client.
-  result run(Jsonb* input, MemoryContext results, bool* begun, bool top_level);
+  // begun: set once the handler was found. calls: those of this transaction have it in common, and
+  // are as statements of a session, where a procedure may commit; null: inside the statement of a
+  // client.
+  result run(Jsonb* input, MemoryContext results, bool* begun, pg::expression* calls);
   // prepare() for a function that returns a set: its output is the array of its rows.
   void prepare_set(Oid function, const char* schema, const char* name);
 
  private:
+  enum class kind { nothing, jsonb, transition };
   bool is_planned(Oid function, const char* schema, const char* name);
   void make_plan(const char* sql);
-  enum class kind { nothing, jsonb, transition };
+  void check_again() const;
+  bool evaluate(Jsonb* input, MemoryContext results, bool* begun, pg::expression* calls, result* r);
+  void execute(Jsonb* input, MemoryContext results, bool* begun, bool top_level, result* r);
   Oid function_ = InvalidOid;
   char schema_[NAMEDATALEN] = "";
   char name_[NAMEDATALEN] = "";
@@ -58,6 +63,7 @@ class handler {
   bool takes_input_ = false;
   kind kind_ = kind::nothing;
   CachedPlanSource* plan_ = nullptr;
+  uint64 plan_number_ = 0;
 };
 
 }  // namespace underway

@@ -390,7 +390,7 @@ class inline_run {
       function->prepare();
       current_task = &task;
       CommandCounterIncrement();
-      *to = function->run(task.input, scratch_, &begun, false);
+      *to = function->run(task.input, scratch_, &begun, nullptr);
       triggers_.fire();
     });
   }

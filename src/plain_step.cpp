@@ -129,7 +129,7 @@ class ending {
 
   void end_step() {
     if (q_->keep_succeeded) {
-      task_archive.open(tasks_);
+      task_archive.open(tasks_, false);
       task_archive.put(tasks_, result_.outcome.output, result_.notices, now_);
       task_archive.close();
     }
@@ -249,7 +249,7 @@ class ending {
 
   void end_run() {
     if (q_->keep_succeeded) {
-      run_archive.open(runs_);
+      run_archive.open(runs_, false);
       run_archive.put(runs_, passed_on(), nullptr, now_);
       run_archive.close();
     }

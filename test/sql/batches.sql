@@ -107,6 +107,20 @@ SELECT enqueue(2000);
 SELECT ended();
 SELECT state, count(*), bool_and(output = to_jsonb(n)) AS right_output FROM run, test.ends(id) GROUP BY state;
 SELECT count(*), count(DISTINCT task) FROM effect;
+-- What a handler makes of itself holds for the next task of its batch.
+CREATE FUNCTION turns(input jsonb) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    IF input ->> 'do' = 'configure' THEN
+        ALTER FUNCTION turns(jsonb) SET work_mem = '7MB';
+    ELSIF input ->> 'do' = 'replace' THEN
+        CREATE OR REPLACE FUNCTION turns(input jsonb) RETURNS text LANGUAGE sql AS 'SELECT ''replaced''';
+    END IF;
+    RETURN current_setting('work_mem');
+END $$;
+SELECT underway.alter_queue('q', handler => 'turns', batch => 10, concurrency => 10);
+SELECT enqueue(10, '{"4": "configure", "7": "replace"}');
+SELECT ended();
+SELECT n, output FROM run, test.ends(id) ORDER BY n;
 -- A procedure that commits, in a batch.
 CREATE PROCEDURE commits(input jsonb) LANGUAGE plpgsql AS $$
 BEGIN
@@ -116,7 +130,7 @@ BEGIN
         RAISE EXCEPTION 'after the commit';
     END IF;
 END $$;
-SELECT underway.alter_queue('q', handler => 'commits', batch => 10, retry => underway.retry_policy(max_attempts => 1));
+SELECT underway.alter_queue('q', handler => 'commits', batch => 10, reset => '{concurrency}', retry => underway.retry_policy(max_attempts => 1));
 SELECT enqueue(10, '{"3": "fail"}');
 SELECT ended();
 SELECT e.input ->> 'do' AS do, e.state, count(*), bool_and(EXISTS (SELECT FROM effect f

@@ -4,6 +4,7 @@ use warnings;
 use FindBin;
 use lib $FindBin::RealBin;
 use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
 use Test::More;
 use Underway;
 
@@ -34,6 +35,13 @@ $node->append_conf('postgresql.conf', "shared_preload_libraries = 'auto_explain,
 $node->restart;
 install($node, 'postgres');
 is_lively($node, 'postgres', 'with that line it works');
+
+# Whoever watches statements sees the handler's call as one.
+$node->append_conf('postgresql.conf', 'auto_explain.log_min_duration = 0');
+$node->restart;
+my $from = -s $node->logfile;
+is_lively($node, 'postgres', 'a task that auto_explain watches');
+like(slurp_file($node->logfile, $from), qr/Query Text: SELECT public\.note\(\$1\)/, 'it has seen the call of the handler');
 
 # Taken out again: what is installed answers clearly, and the database can do without.
 $node->append_conf('postgresql.conf', "shared_preload_libraries = 'auto_explain'");

@@ -30,11 +30,11 @@ def run(bench):
         for _ in range(bench.rounds):
             # No task comes before the last one has ended; how long after it varies, so as to beat in no rhythm.
             rolls = random.Random(1)
-            pauses = {"idle": [rolls.uniform(0.004, 0.01) for _ in range(bench.pick(200, 2000))],
-                      "300/s": [rolls.expovariate(300) for _ in range(bench.pick(450, 18000))]}
+            pauses = {"idle": [rolls.uniform(0.004, 0.01) for _ in range(bench.pick(120, 2000))],
+                      "300/s": [rolls.expovariate(300) for _ in range(bench.pick(300, 18000))]}
             for how, (samples, flushes) in found.items():
                 samples.append(sample(db, pauses[how], open_loop=how == "300/s"))
-                flushes.append(commits(db, pauses[how][:bench.pick(200, 2000)]))
+                flushes.append(commits(db, pauses[how][:bench.pick(120, 2000)]))
     for how, shares in (("idle", ((0.5, 1), (0.99, 5))), ("300/s", ((0.5, 1), (0.95, 4.5)))):
         samples, flushes = found[how]
         for share, most in shares:
