@@ -82,6 +82,7 @@ bool end_of_user_code() noexcept {
   process::hold_cancels();
   process::forget_cancels();
   current_task = nullptr;
+  PortalContext = nullptr;  // one that failed has left it
   return cancelled;
 }
 
@@ -173,7 +174,7 @@ class attempt {
       const EnableTimeoutParams timeouts[] = {{STATEMENT_TIMEOUT, TMPARAM_AFTER, timeout, 0},
                                               {grace_timer, TMPARAM_AFTER, in_the_end, 0}};
       enable_timeouts(timeouts, lengthof(timeouts));
-      to->outcome = function_.run(task.input, memory_, &begun, &calls_);
+      to->outcome = function_.run(task.input, memory_, &begun, true);
       // Deferred constraints and triggers are the handler's doing: they run within its time, where
       // they can be cancelled, and an error of theirs is this task's and not that of its batch.
       // Nothing of a user is left for the commit.
@@ -189,7 +190,6 @@ class attempt {
   following* next_;
   const execution* last_;
   task_function function_;
-  pg::expression calls_;
   finished_task* results_ = nullptr;
 };
 

@@ -1,6 +1,7 @@
 #include "handler.hpp"
 
 #include "pg/compat.hpp"
+#include "pg/expression.hpp"
 
 namespace underway {
 
@@ -179,8 +180,9 @@ void handler::make_plan(const char* sql) {
   PopActiveSnapshot();
   SaveCachedPlan(plan);
   plan_ = plan;
-  static uint64 plans = 0;
-  plan_number_ = ++plans;
+  is_expression_ = plan->commandTag == CMDTAG_SELECT &&
+                   linitial_node(Query, queries)->rtable == NIL &&
+                   linitial_node(Query, queries)->queryId == 0;
 }
 
 namespace {
@@ -274,10 +276,11 @@ ParamListInfo parameters_of(Jsonb* input) {
 
 }  // namespace
 
-result handler::run(Jsonb* input, MemoryContext results, bool* begun, pg::expression* calls) {
+result handler::run(Jsonb* input, MemoryContext results, bool* begun, bool top_level) {
   result r;
-  if (calls == nullptr || procedure_ || !evaluate(input, results, begun, calls, &r)) {
-    execute(input, results, begun, calls != nullptr, &r);
+  if (!top_level || !is_expression_ || pg::executor_is_hooked() ||
+      !evaluate(input, results, begun, &r)) {
+    execute(input, results, begun, top_level, &r);
   }
   return r;
 }
@@ -296,26 +299,31 @@ void handler::check_again() const {
 }
 
 // False: it is to be executed as a statement.
-bool handler::evaluate(Jsonb* input, MemoryContext results, bool* begun, pg::expression* calls,
-                       result* r) {
+bool handler::evaluate(Jsonb* input, MemoryContext results, bool* begun, result* r) {
   CHECK_FOR_INTERRUPTS();
+  ResourceOwner owner = CurrentResourceOwner;
+  pg::expression call;
+  MemoryContext old = MemoryContextSwitchTo(call.memory());
   ParamListInfo parameters = parameters_of(input);
   PushActiveSnapshot(GetTransactionSnapshot());
-  CachedPlan* plan = GetCachedPlan(plan_, parameters, CurrentResourceOwner, nullptr);
-  const uint64 made = plan_number_ << 32 | static_cast<uint32>(plan->generation);
-  check_again();
-  const bool is_one = calls->is_of(plan, made, results);
-  if (is_one) {
+  CachedPlan* plan = GetCachedPlan(plan_, parameters, owner, nullptr);
+  Expr* only = pg::only_expression(plan);
+  if (only != nullptr) {
+    check_again();
     *begun = true;
+    PortalContext = call.memory();  // ANALYZE works in it
     bool null = false;
-    const Datum d = calls->value(parameters, &null);
+    const Datum d = call.value(only, parameters, &null);
+    PortalContext = nullptr;
     if (!null && kind_ != kind::nothing) {
       take(d, kind_ == kind::transition, results, r);
     }
   }
-  ReleaseCachedPlan(plan, CurrentResourceOwner);
+  MemoryContextSwitchTo(old);
+  call.close();
+  ReleaseCachedPlan(plan, owner);
   PopActiveSnapshot();
-  return is_one;
+  return only != nullptr;
 }
 
 // As exec_bind_message and exec_execute_message (postgres.c) do: a procedure may commit in it.

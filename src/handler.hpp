@@ -5,7 +5,6 @@
 #pragma once
 
 #include "pg/error.hpp"
-#include "pg/expression.hpp"
 
 namespace underway {
 
@@ -42,10 +41,9 @@ class handler {
   // Looks the function up and analyses the call, as the session's user. Raises what the server
   // raises.
   void prepare(Oid function, const char* schema, const char* name);
-  // begun: set once the handler was found. calls: those of this transaction have it in common, and
-  // are as statements of a session, where a procedure may commit; null: inside the statement of a
-  // client.
-  result run(Jsonb* input, MemoryContext results, bool* begun, pg::expression* calls);
+  // begun: set once the handler was found. top_level: as the statement of a session, where a
+  // procedure may commit; else inside the statement of a client.
+  result run(Jsonb* input, MemoryContext results, bool* begun, bool top_level);
   // prepare() for a function that returns a set: its output is the array of its rows.
   void prepare_set(Oid function, const char* schema, const char* name);
 
@@ -54,7 +52,7 @@ class handler {
   bool is_planned(Oid function, const char* schema, const char* name);
   void make_plan(const char* sql);
   void check_again() const;
-  bool evaluate(Jsonb* input, MemoryContext results, bool* begun, pg::expression* calls, result* r);
+  bool evaluate(Jsonb* input, MemoryContext results, bool* begun, result* r);
   void execute(Jsonb* input, MemoryContext results, bool* begun, bool top_level, result* r);
   Oid function_ = InvalidOid;
   char schema_[NAMEDATALEN] = "";
@@ -63,7 +61,7 @@ class handler {
   bool takes_input_ = false;
   kind kind_ = kind::nothing;
   CachedPlanSource* plan_ = nullptr;
-  uint64 plan_number_ = 0;
+  bool is_expression_ = false;  // perhaps: its plan decides
 };
 
 }  // namespace underway

@@ -390,7 +390,7 @@ class inline_run {
       function->prepare();
       current_task = &task;
       CommandCounterIncrement();
-      *to = function->run(task.input, scratch_, &begun, nullptr);
+      *to = function->run(task.input, scratch_, &begun, false);
       triggers_.fire();
     });
   }

@@ -19,8 +19,8 @@ class task_function {
   // Raises when it is gone, or may not be run.
   void find();
   void prepare();
-  result run(Jsonb* input, MemoryContext results, bool* begun, pg::expression* calls) {
-    return handler_->run(input, results, begun, calls);
+  result run(Jsonb* input, MemoryContext results, bool* begun, bool top_level) {
+    return handler_->run(input, results, begun, top_level);
   }
 
  private:

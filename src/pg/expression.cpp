@@ -2,67 +2,37 @@
 
 namespace underway::pg {
 
-namespace {
-
-uint64 functions = 0;  // grows when one has changed
-
-void watch_functions() {
-  if (functions == 0) {
-    functions = 1;
-    CacheRegisterSyscacheCallback(
-        PROCOID, [](Datum, int, uint32) { functions++; }, 0);
-  }
-}
-
-bool is_watched(const PlannedStmt* statement) {
+bool executor_is_hooked() {
   return ExecutorStart_hook != nullptr || ExecutorRun_hook != nullptr ||
-         ExecutorFinish_hook != nullptr || ExecutorEnd_hook != nullptr || statement->queryId != 0;
+         ExecutorFinish_hook != nullptr || ExecutorEnd_hook != nullptr;
 }
 
-// Null: it is more than that.
-Expr* only_expression(const PlannedStmt* statement) {
-  const Plan* plan = statement->planTree;
-  if (statement->commandType != CMD_SELECT || statement->subplans != NIL || !IsA(plan, Result) ||
-      outerPlan(plan) != nullptr || plan->initPlan != NIL || plan->qual != NIL ||
-      reinterpret_cast<const Result*>(plan)->resconstantqual != nullptr ||
-      list_length(plan->targetlist) != 1) {
+Expr* only_expression(const CachedPlan* plan) {
+  const PlannedStmt* statement = linitial_node(PlannedStmt, plan->stmt_list);
+  const Plan* top = statement->planTree;
+  if (statement->queryId != 0 || statement->commandType != CMD_SELECT ||
+      statement->subplans != NIL || !IsA(top, Result) || outerPlan(top) != nullptr ||
+      top->initPlan != NIL || top->qual != NIL ||
+      reinterpret_cast<const Result*>(top)->resconstantqual != nullptr ||
+      list_length(top->targetlist) != 1) {
     return nullptr;
   }
-  return linitial_node(TargetEntry, plan->targetlist)->expr;
+  return linitial_node(TargetEntry, top->targetlist)->expr;
 }
 
-}  // namespace
+expression::expression() : executor_(CreateExecutorState()) {}
 
-bool expression::is_of(const CachedPlan* plan, uint64 made, MemoryContext memory) {
-  const PlannedStmt* statement = linitial_node(PlannedStmt, plan->stmt_list);
-  if (is_watched(statement)) {
-    return false;
-  }
-  if (state_ != nullptr && made == made_ && functions == functions_) {
-    return true;
-  }
-  Expr* only = only_expression(statement);
-  if (only == nullptr) {
-    return false;
-  }
-  watch_functions();
-  functions_ = functions;
-  MemoryContext before = MemoryContextSwitchTo(memory);
-  if (executor_ == nullptr) {
-    executor_ = CreateExecutorState();
-  }
-  MemoryContextSwitchTo(executor_->es_query_cxt);
-  state_ = ExecInitExpr(only, nullptr);
-  MemoryContextSwitchTo(before);
-  made_ = made;
-  return true;
-}
-
-Datum expression::value(ParamListInfo parameters, bool* is_null) {
+Datum expression::value(Expr* of, ParamListInfo parameters, bool* is_null) {
   ExprContext* context = GetPerTupleExprContext(executor_);
-  ResetExprContext(context);
   context->ecxt_param_list_info = parameters;
-  return ExecEvalExprSwitchContext(state_, context, is_null);
+  MemoryContext before = MemoryContextSwitchTo(memory());
+  ExprState* state = ExecInitExpr(of, nullptr);
+  MemoryContextSwitchTo(before);
+  const Datum value = ExecEvalExprSwitchContext(state, context, is_null);
+  CHECK_FOR_INTERRUPTS();  // as the executor would, looking for another row
+  return value;
 }
+
+void expression::close() { FreeExecutorState(executor_); }
 
 }  // namespace underway::pg

@@ -121,6 +121,20 @@ SELECT underway.alter_queue('q', handler => 'turns', batch => 10, concurrency =>
 SELECT enqueue(10, '{"4": "configure", "7": "replace"}');
 SELECT ended();
 SELECT n, output FROM run, test.ends(id) ORDER BY n;
+-- And what it makes of a table, for one whose statements are planned by their text.
+CREATE TABLE part (n int) PARTITION BY LIST (n);
+CREATE FUNCTION add_part(input jsonb) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF input ->> 'do' = 'add' THEN
+        CREATE TABLE part_1 PARTITION OF part FOR VALUES IN (1);
+        INSERT INTO part VALUES (1);
+    END IF;
+END $$;
+CREATE FUNCTION counts(input jsonb) RETURNS bigint LANGUAGE sql AS 'SELECT add_part($1); SELECT count(*) FROM part';
+SELECT underway.alter_queue('q', handler => 'counts');
+SELECT enqueue(10, '{"4": "add"}');
+SELECT ended();
+SELECT n < 4 AS before, output, count(*) FROM run, test.ends(id) WHERE n <> 4 GROUP BY 1, 2 ORDER BY 1;
 -- A procedure that commits, in a batch.
 CREATE PROCEDURE commits(input jsonb) LANGUAGE plpgsql AS $$
 BEGIN

@@ -181,7 +181,7 @@ CALL public.answers(NULL) \gset now_
 \c
 SET client_min_messages = error;
 SET jit = off;
-SET force_parallel_mode = 'regress';
+SET :parallel = 'regress';
 CALL public.answers(NULL) \gset now_
 :same;
 \c

@@ -84,7 +84,7 @@ CREATE VIEW as_known AS SELECT count(*) FROM task t JOIN known k USING (name), t
 SELECT count(underway.alter_queue(name, settings => '{"plan_cache_mode": "force_custom_plan"}')) FROM underway.queues;
 UPDATE task SET id = underway.enqueue(name, '{"x": 2}');
 TABLE as_known;
-SELECT count(underway.alter_queue(name, settings => '{"plan_cache_mode": "force_generic_plan", "force_parallel_mode": "on"}'))
+SELECT count(underway.alter_queue(name, settings => jsonb_build_object('plan_cache_mode', 'force_generic_plan', :'parallel', 'on')))
     FROM underway.queues;
 UPDATE task SET id = underway.enqueue(name, '{"x": 2}');
 TABLE as_known;

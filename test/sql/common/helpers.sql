@@ -5,6 +5,7 @@
 SET client_min_messages = warning;
 -- Compiling a query over the views takes longer than running it.
 SET jit = off;
+SELECT CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'debug_parallel_query' ELSE 'force_parallel_mode' END AS parallel \gset
 
 -- All tests share a database: what the one before has left is gone.
 DROP EXTENSION IF EXISTS underway CASCADE;
