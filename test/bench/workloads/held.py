@@ -25,7 +25,7 @@ def run(bench):
     # Ten times as often as by default, so that it falls into short runs too.
     bench.configure(underway__max_workers=WORKERS, underway__safety_check_interval="30s")
     seconds = bench.seconds(5, 30)
-    after = max(10, min(60, seconds))
+    after = max(8, min(60, seconds))
     with bench.database("held") as db:
         db.run(HANDLER)
         db.queue("q", "see")

@@ -1,4 +1,4 @@
-"""1,000,000 sleeping runs (short: 30,000): starting them, what they cost while they sleep, and waking 1,000 that are due.
+"""1,000,000 sleeping runs (short: 20,000): starting them, what they cost while they sleep, and waking 1,000 that are due.
 
 They sleep for 30 days; the others for an hour. These are woken by setting the clock an hour ahead, which makes 1,000 due at once: timed to
 the end of the last. Limit of that: the same in an empty database. Idle cost as in idle.py."""
@@ -13,7 +13,7 @@ WOKEN = 1_000
 
 def run(bench):
     bench.configure(underway__max_workers=4)
-    runs = bench.pick(30_000, 1_000_000)
+    runs = bench.pick(20_000, 1_000_000)
     with bench.database("sleeping") as db:
         prepare(db)
         limits = [wake(db) for _ in range(bench.rounds)]

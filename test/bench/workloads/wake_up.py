@@ -25,7 +25,7 @@ def run(bench):
             db.run(f"SELECT underway_internal.arm_waitpoints({mask})")
 
         def measure():
-            return db.pgbench(ENQUEUE, 16, transactions=bench.pick(100, 2000))
+            return db.pgbench(ENQUEUE, 16, transactions=bench.pick(60, 2000))
 
         db.fill("busy", 4)
         wait_until_busy(db, 4)
