@@ -10,11 +10,11 @@ WORKERS = (4, 8)
 
 
 def run(bench):
-    workers, figures, limits, tried = bench.best_of(WORKERS, lambda *how: measure(bench, "sync", bench.pick(4_000, 60_000), *how))
+    workers, figures, limits, tried = bench.best_of(WORKERS, lambda *how: measure(bench, "sync", bench.pick(6_000, 60_000), *how))
     yield Row("drain, one commit per task, durable", "/s", figures, limits, at_least=0.8,
               limit="UPDATE per commit, as many clients", note=f"{workers} workers", detail=tried)
     durable = figures
-    workers, figures, limits, tried = bench.best_of(WORKERS, lambda *how: measure(bench, "async", bench.pick(12_000, 200_000), *how))
+    workers, figures, limits, tried = bench.best_of(WORKERS, lambda *how: measure(bench, "async", bench.pick(20_000, 200_000), *how))
     yield Row("drain, one commit per task, async", "/s", figures, limits, at_least=0.6,
               limit="the same with synchronous_commit off", note=f"{workers} workers", detail=tried)
     yield Row("async over durable", "/s", figures, durable, at_least=3, limit="our own durable figure")

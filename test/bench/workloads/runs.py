@@ -12,11 +12,11 @@ WORKERS = (4, 8)
 
 
 def run(bench):
-    workers, figures, limits, tried = bench.best_of(WORKERS, lambda *how: measure(bench, "sync", bench.pick(1_000, 40_000), *how))
+    workers, figures, limits, tried = bench.best_of(WORKERS, lambda *how: measure(bench, "sync", bench.pick(2_000, 40_000), *how))
     yield Row("3-step runs, durable", "/s", figures, limits, at_least=0.7, limit="UPDATE per commit, as many clients, divided by 3",
               note=f"{workers} workers", detail=tried)
     durable = figures
-    workers, figures, limits, tried = bench.best_of(WORKERS, lambda *how: measure(bench, "async", bench.pick(2_000, 80_000), *how))
+    workers, figures, limits, tried = bench.best_of(WORKERS, lambda *how: measure(bench, "async", bench.pick(4_000, 80_000), *how))
     yield Row("3-step runs, async over durable", "/s", figures, durable, at_least=3, limit="our own durable figure",
               note=f"{workers} workers", detail=tried)
 
