@@ -77,7 +77,7 @@ SELECT e.state, count(*), count(e.output), string_agg(name, ' ') FILTER (WHERE e
     FROM task, test.ends(id) e GROUP BY 1;
 SELECT handler, input, count(*) FROM seen GROUP BY handler, input ORDER BY handler, input;
 
--- Whatever plan the queue's settings make of the call: a new one each time, with a parallel worker, as a statement with an id.
+-- Whatever plan the queue's settings make of the call: a new one each time, with a parallel worker.
 CREATE TABLE known AS SELECT name, e.state, e.output FROM task, test.ends(id) e;
 CREATE VIEW as_known AS SELECT count(*) FROM task t JOIN known k USING (name), test.ends(t.id) e
     WHERE (e.state, e.output) IS NOT DISTINCT FROM (k.state, k.output);
@@ -88,9 +88,6 @@ SELECT count(underway.alter_queue(name, settings => jsonb_build_object('plan_cac
     FROM underway.queues;
 UPDATE task SET id = underway.enqueue(name, '{"x": 2}');
 TABLE as_known;
-SELECT count(underway.alter_queue(name, settings => '{"compute_query_id": "on"}')) FROM underway.queues;
-UPDATE task SET id = underway.enqueue(name, '{"x": 2}');
-TABLE as_known;
 SELECT count(underway.alter_queue(name, reset => '{settings}')) FROM underway.queues;
 -- Calls are counted where the server counts those of functions: each here says how many of its batch were before it.
 CREATE FUNCTION counted(jsonb) RETURNS bigint LANGUAGE plpgsql AS $$
@@ -98,6 +95,15 @@ CREATE FUNCTION counted(jsonb) RETURNS bigint LANGUAGE plpgsql AS $$
 SELECT underway.create_queue('counted', 'counted', batch => 3, concurrency => 3, settings => '{"track_functions": "all"}');
 CREATE TABLE calls AS SELECT * FROM unnest(underway.enqueue_many('counted', '{1,2,3}')) WITH ORDINALITY t(id, n);
 SELECT e.output FROM calls, test.ends(id) e ORDER BY n;
+
+-- Where statements have ids, the call has its own: else that of what it runs first would be seen, which is the same in both.
+CREATE FUNCTION id_a(jsonb) RETURNS text LANGUAGE plpgsql AS $$
+    BEGIN RETURN (SELECT query_id FROM pg_stat_activity WHERE pid = pg_backend_pid()); END $$;
+CREATE FUNCTION id_b(jsonb) RETURNS text LANGUAGE plpgsql AS $$
+    BEGIN RETURN (SELECT query_id FROM pg_stat_activity WHERE pid = pg_backend_pid()); END $$;
+SELECT underway.create_queue(n, n, settings => '{"compute_query_id": "on"}') FROM unnest('{id_a,id_b}'::text[]) n;
+CREATE TABLE with_id AS SELECT underway.enqueue(n) AS id FROM unnest('{id_a,id_b}'::text[]) n;
+SELECT count(DISTINCT e.output) FROM with_id, test.ends(id) e;
 
 -- A handler that is replaced is seen with the next task; so is one with another result type, and one that changes its
 -- kind.
