@@ -33,13 +33,17 @@ void begin_at(from_key* k, int queue_id, int priority, const row_key* start) {
   k->keys[2].sk_argument = PointerGetDatum(k->row);
 }
 
-// Of its own time to live or its queue's, and not begun within it. Steps of runs have none.
+// Of its own time to live or its queue's (null: none), and not begun within it. Steps of runs have
+// none.
 bool is_expired(const pg::table& t, const Interval* ttl, TimestampTz now) {
   if (t.int4(at[col::attempt]) > 0 || !t.null(at[col::run_id])) {
     return false;
   }
   if (!t.null(at[col::expires_at])) {
     return t.time(at[col::expires_at]) <= now;
+  }
+  if (ttl == nullptr) {
+    return false;
   }
   const TimestampTz since = Max(t.time(at[col::run_at]), t.time(at[col::enqueued_at]));
   return DatumGetTimestampTz(DirectFunctionCall2(
@@ -64,11 +68,15 @@ constexpr int most_between = 1000;  // entries of the index, dead ones too
 
 // What does not differ between the tasks of one claim.
 struct claimer {
-  const claim_source& from;
+  const worker_slot* slot;  // null: an external worker
   TimestampTz now;
   Datum in_progress;
   Datum worker;
 };
+
+claimer begin_claims(const worker_slot* slot, const char* worker) {
+  return {slot, clock_now(), CStringGetTextDatum("in_progress"), CStringGetTextDatum(worker)};
+}
 
 // As gen_random_uuid() makes them; all random bytes at once take a tenth of the time.
 pg_uuid_t* random_leases(int n) {
@@ -96,27 +104,24 @@ bool take(pg::table* t, const claimer& who, const pg_uuid_t* lease) {
     t->set(at[col::lease], UUIDPGetDatum(lease));
   } else {
     t->set(at[col::boot], Int64GetDatum(shared->boot));
-    t->set(at[col::slot], Int32GetDatum(who.from.slot));
-    t->set(at[col::generation], Int32GetDatum(static_cast<int32>(my_slot->generation)));
+    t->set(at[col::slot], Int32GetDatum(number_of(who.slot)));
+    t->set(at[col::generation], Int32GetDatum(static_cast<int32>(who.slot->generation)));
   }
   return t->change() == pg::changed::yes;
 }
 
-claimed_task described(const pg::table& t, const claimer& who, const pg_uuid_t* lease) {
+// Of the row as it was found: before the claim, or after it where somebody else has claimed it for
+// this worker.
+claimed_task described(const pg::table& t, int attempt, const pg::place& where, int max_attempts) {
   claimed_task task = {};
   task.id = t.uuid(at[col::id]);
-  task.at = t.written_at();
-  task.attempt = t.int4(at[col::attempt]) + 1;
+  task.at = where;
+  task.attempt = attempt;
   task.input = t.jsonb(at[col::input]);
   task.headers = t.jsonb(at[col::headers]);
   task.timeout = t.interval(at[col::timeout]);
-  task.last_attempt = t.int4(at[col::failures]) + 1 >= max_attempts_of(t, who.from.max_attempts);
+  task.last_attempt = t.int4(at[col::failures]) + 1 >= max_attempts_of(t, max_attempts);
   task.crashes = t.int4(at[col::crashes]);
-  if (lease != nullptr) {
-    task.lease = *lease;
-    task.claimed_at = who.now;
-    task.heartbeat = t.interval(at[col::heartbeat]);
-  }
   task.of_run = !t.null(at[col::run_id]);
   if (task.of_run) {
     task.run_id = t.uuid(at[col::run_id]);
@@ -157,9 +162,8 @@ claimed_rows claim_rows(const claim_source& from, int priority, const row_key& s
                         int most_crashes, MemoryContext memory, claimed_task* tasks) {
   return pg::call([&] {
     claimed_rows taken;
-    const claimer who = {from, clock_now(), CStringGetTextDatum("in_progress"),
-                         CStringGetTextDatum(from.worker)};
-    const pg_uuid_t* leases = from.slot < 0 ? random_leases(max_tasks) : nullptr;
+    const claimer who = begin_claims(from.slot, from.worker);
+    const pg_uuid_t* leases = from.slot == nullptr ? random_leases(max_tasks) : nullptr;
     from_key key;
     pg::table t;
     open_tasks(&t);
@@ -203,7 +207,13 @@ claimed_rows claim_rows(const claim_source& from, int priority, const row_key& s
       if (is_expired(t, from.ttl, who.now)) {
         taken.expired_ids[taken.expired++] = datumCopy(t.value(at[col::id]), false, UUID_LEN);
       } else {
-        tasks[taken.count++] = described(t, who, lease);
+        claimed_task& task = tasks[taken.count++];
+        task = described(t, t.int4(at[col::attempt]) + 1, t.written_at(), from.max_attempts);
+        if (lease != nullptr) {
+          task.lease = *lease;
+          task.claimed_at = who.now;
+          task.heartbeat = t.interval(at[col::heartbeat]);
+        }
       }
     }
     taken.more = taken.more || between == 0;
@@ -212,6 +222,43 @@ claimed_rows claim_rows(const claim_source& from, int priority, const row_key& s
     PopActiveSnapshot();
     CommandCounterIncrement();
     return taken;
+  });
+}
+
+bool claim_for(const worker_slot* slot, const Interval* ttl, handed_task* task) {
+  const claimer who = begin_claims(slot, worker_name(slot));
+  pg::table t;
+  open_tasks(&t);
+  PushActiveSnapshot(GetTransactionSnapshot());
+  const bool done = stands_at(&t, &task->id, task->at) &&
+                    pg::is_word(t.value(at[col::state]), "pending") &&
+                    !is_expired(t, ttl, who.now) && take(&t, who, nullptr);
+  if (done) {
+    task->at = t.written_at();
+  }
+  t.close();
+  PopActiveSnapshot();
+  CommandCounterIncrement();
+  return done;
+}
+
+bool read_claimed(const handed_task& handed, int max_attempts, MemoryContext memory,
+                  claimed_task* task) {
+  return pg::call([&] {
+    pg::table t;
+    open_tasks(&t);
+    PushActiveSnapshot(GetTransactionSnapshot());
+    const bool found = find_task(&t, &handed.id, handed.at) &&
+                       pg::is_word(t.value(at[col::state]), "in_progress") &&
+                       !t.null(at[col::slot]) && t.int4(at[col::slot]) == number_of(my_slot);
+    if (found) {
+      MemoryContext before = MemoryContextSwitchTo(memory);
+      *task = described(t, t.int4(at[col::attempt]), t.found_at(), max_attempts);
+      MemoryContextSwitchTo(before);
+    }
+    t.close();
+    PopActiveSnapshot();
+    return found;
   });
 }
 

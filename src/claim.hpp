@@ -15,9 +15,9 @@ struct claim_source {
   int queue_id;
   const Interval* ttl;
   int max_attempts;
-  const char* worker;  // a name for people
-  int slot;            // -1: an external worker; its tasks get leases
-  bool with_others;    // the claimer has tasks already, so that a suspect must wait
+  const char* worker;       // a name for people
+  const worker_slot* slot;  // null: an external worker; its tasks get leases
+  bool with_others;         // the claimer has tasks already, so that a suspect must wait
 };
 
 struct claimed_rows {
@@ -40,5 +40,12 @@ bool first_pending(int queue_id, int priority, const row_key& start, const row_k
 // they point at are allocated in `memory`.
 claimed_rows claim_rows(const claim_source& from, int priority, const row_key& start, int max_tasks,
                         int most_crashes, MemoryContext memory, claimed_task* tasks);
+
+// A pending task that this transaction has made itself, for that worker. False: it has been changed
+// since, has lapsed, or is gone. Inside pg::call.
+bool claim_for(const worker_slot* slot, const Interval* ttl, handed_task* task);
+// What somebody else has claimed for this worker. False: it is not this worker's any more.
+bool read_claimed(const handed_task& handed, int max_attempts, MemoryContext memory,
+                  claimed_task* task);
 
 }  // namespace underway

@@ -1,7 +1,7 @@
-// Which tasks this worker has in hand, in the table of claims: how they are found when it is gone.
-// Runs in: workers, in the transaction that claims; inside pg::call. Error discipline: server code,
-// may raise. Invariant: no transaction that leaves a task in progress with this worker commits
-// without its record; that a task ended is not recorded.
+// Which tasks a worker has in hand, in the table of claims: how they are found when it is gone.
+// Runs in: workers and whoever hands one a task, in the transaction that claims; inside pg::call.
+// Error discipline: server code, may raise. Invariant: no transaction that leaves a task in
+// progress with this worker commits without its record; that a task ended is not recorded.
 #pragma once
 
 #include "context.hpp"
@@ -13,5 +13,11 @@ void record_claim(const claimed_task* tasks, int n);
 
 // Beside those, the next step of the run that it has in hand.
 void record_chained(const pg_uuid_t& id);
+
+// The only one of a worker that has nothing in hand, recorded by whoever claims it for that worker;
+// and what the worker is to know of it. False: somebody has the row or the
+// table locked.
+bool record_handed(worker_slot* slot, const pg_uuid_t& id);
+void take_handed_record(const pg_uuid_t& id);
 
 }  // namespace underway

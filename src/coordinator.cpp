@@ -114,6 +114,7 @@ void publish(uint32 generation) {
       wake_external(db->oid, q.id, 1);  // it may have been held
     }
     const bool runs = q.why == obstacle::none;
+    q.entry->unlimited = q.concurrency == 0;
     q.entry->quiet = !runs && q.why != obstacle::dropped;
     q.entry->role = runs ? q.owner : InvalidOid;
     blocked = blocked || (!runs && q.why > obstacle::external);

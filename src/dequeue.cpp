@@ -30,7 +30,7 @@ claim_result claim_tasks(const claim_source& from, int priority, int max_tasks,
   pg::call([] { waitpoint(waitpoint_id::scan_registered); });
   const row_key start = c != nullptr ? c->scan.start : lowest_key;
   const TimestampTz scanned_at = clock_now();
-  const int most_crashes = from.slot < 0 ? INT_MAX : suspects_allowed(from.entry);
+  const int most_crashes = from.slot == nullptr ? INT_MAX : suspects_allowed(from.entry);
   const claimed_rows s = claim_rows(from, priority, start, max_tasks, most_crashes, memory, tasks);
   if (s.expired > 0) {
     pg::value expired[2];
@@ -50,19 +50,13 @@ claim_result claim_tasks(const claim_source& from, int priority, int max_tasks,
   return {s.count, s.more};
 }
 
-const char* worker_name() noexcept {
-  static char name[64];
-  snprintf(name, sizeof name, "background worker %d (pid %d)", number_of(my_slot), MyProcPid);
-  return name;
-}
-
 namespace {
 
 claim_result claim_here(queue_info* q, int priority, int max_tasks, MemoryContext memory,
                         claimed_task* tasks, bool with_others) {
   pg::as_owner owner(true);
   const claim_result claimed = claim_tasks(
-      {q->entry, q->id, q->ttl, q->max_attempts, worker_name(), number_of(my_slot), with_others},
+      {q->entry, q->id, q->ttl, q->max_attempts, worker_name(my_slot), my_slot, with_others},
       priority, max_tasks, memory, tasks);
   pg::call([&] {
     // Not with empty hands: a worker that looked in vain beside the one that a test holds must not

@@ -35,9 +35,6 @@ bool survey(const queue_info& q);
 // The same inside somebody's transaction and as the extension's owner.
 void survey_now(queue_entry* entry, int queue_id);
 
-// What people see of this worker.
-const char* worker_name() noexcept;
-
 // Hands back tasks that were claimed by this process and not begun.
 void give_back(const claimed_task* tasks, int n);
 

@@ -157,9 +157,7 @@ TimestampTz later(TimestampTz from, const Interval* by) {
                                                  IntervalPGetDatum(by)));
 }
 
-// first: the least id.
-void note(const order& o, const pg_uuid_t& first, int tasks) {
-  note_pending(o.to.queue_id, o.urgency(), {o.due, first}, tasks);
+void note_lapse(const order& o) {
   if (o.expires) {
     note_expiry(o.expires_at);
   } else if (may_lapse(o.to)) {
@@ -174,8 +172,9 @@ void insert_one(const order& o, const pg_uuid_t& id) {
   values[column::input] = o.args[input].null ? nothing() : o.args[input];
   values[column::key] = o.args[key];
   values[column::group_key] = o.args[group_key];
-  insert_task.run(values);
-  note(o, id, 1);
+  const pg::place at = insert_task.run(values);
+  note_enqueued(o.to.queue_id, o.urgency(), {o.due, id}, at, o.to.limited ? &o.to.ttl : nullptr);
+  note_lapse(o);
 }
 
 // The elements of an array argument, or none.
@@ -221,7 +220,8 @@ void insert_many(const order& o, const pg_uuid_t* ids, const pg_uuid_t* holders,
     return values;
   });
   if (inserted > 0) {
-    note(o, *first, inserted);
+    note_pending(o.to.queue_id, o.urgency(), {o.due, *first}, inserted);
+    note_lapse(o);
   }
 }
 

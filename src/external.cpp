@@ -139,8 +139,9 @@ int claim_from(const source& from, const char* worker, int n, int wanted, claime
       break;
     }
     if (lane_is_due(from.entry, p, clock_now(), &due)) {
-      n += claim_tasks({from.entry, from.queue_id, &from.ttl, from.max_attempts, worker, -1, false},
-                       p, wanted - n, memory, tasks + n)
+      n += claim_tasks(
+               {from.entry, from.queue_id, &from.ttl, from.max_attempts, worker, nullptr, false}, p,
+               wanted - n, memory, tasks + n)
                .count;
     }
   }

@@ -57,6 +57,7 @@ struct queue_entry {
   SubTransactionId made_in;
   std::atomic<Oid>
       role;  // whose workers run it; InvalidOid: nobody's (external, paused, blocked, held)
+  std::atomic<bool> unlimited;    // as many workers as there are may run it
   std::atomic<bool> quiet;        // the coordinator knows that it has nothing to do for it
   std::atomic<bool> passed_over;  // a claim may have left suspects that could not run then
   std::atomic<bool> full;  // external: its limit is reached, or it is paused; set before the look

@@ -194,7 +194,7 @@ class ending {
     set(t::boot, Int64GetDatum(shared->boot), !next_->wanted);
     set(t::claimed_at, now, !next_->wanted);
     if (next_->wanted) {
-      set(t::worker, CStringGetTextDatum(worker_name()));
+      set(t::worker, CStringGetTextDatum(worker_name(my_slot)));
     } else {
       set_null(t::worker);
     }

@@ -53,7 +53,7 @@ TimestampTz ask_to_give_way(int than, Oid database) noexcept {
   for (int n = 0; n < shared->slots_size; n++) {
     worker_slot* slot = slot_at(n);
     const slot_state state = slot->state;
-    if (state == slot_state::free || state == slot_state::dead ||
+    if (state == slot_state::free || state == slot_state::dead || state == slot_state::abandoned ||
         (OidIsValid(database) && slot->database != database)) {
       continue;
     }

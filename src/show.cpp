@@ -36,9 +36,11 @@ const char* name_of(slot_state state) noexcept {
     case slot_state::starting:
       return "starting";
     case slot_state::busy:
+    case slot_state::reserved:
       return "busy";
     case slot_state::idle:
       return "idle";
+    case slot_state::abandoned:
     case slot_state::dead:
       return "dead";
   }

@@ -28,6 +28,7 @@ worker_slot* take_slot(Oid database, Oid role) noexcept {
     slot->running = false;
     slot->died = death::asked;
     slot->cancelled_at = 0;
+    slot->has_handed = false;
     slot->prefetched = slot->begun = 0;
     slot->state = slot_state::starting;
     taken = slot;
@@ -41,7 +42,7 @@ worker_counts count_workers(Oid database, Oid role) noexcept {
   for (int n = 0; n < shared->slots_size; n++) {
     worker_slot* slot = slot_at(n);
     const slot_state state = slot->state;
-    if (state == slot_state::free || state == slot_state::dead) {
+    if (state == slot_state::free || state == slot_state::dead || state == slot_state::abandoned) {
       continue;
     }
     counts.all++;
@@ -95,6 +96,12 @@ void interrupt_task(Oid database, const pg_uuid_t& id) noexcept {
     }
     SpinLockRelease(&slot->mutex);
   }
+}
+
+const char* worker_name(const worker_slot* slot) noexcept {
+  static char name[64];
+  snprintf(name, sizeof name, "background worker %d (pid %d)", number_of(slot), slot->pid.load());
+  return name;
 }
 
 void worker_left(Oid database) noexcept {

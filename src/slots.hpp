@@ -4,6 +4,7 @@
 // process for ever; a task in progress whose triple is not a live slot's was lost.
 #pragma once
 
+#include "pg/relation.hpp"
 #include "shared.hpp"
 
 namespace underway {
@@ -12,9 +13,12 @@ enum class slot_state : uint32 {
   free,
   starting,  // given out by the coordinator; the process has not attached yet
   busy,
-  idle,  // asleep, or about to be: whoever has work makes it busy and sets its latch
-  dead   // the process is gone and left tasks: the coordinator reclaims them, then frees the slot
-         // (without one: the launcher)
+  idle,      // asleep, or about to be: whoever has work makes it busy and sets its latch
+  reserved,  // the same, and some transaction is about to hand it a task (hand_over.hpp), whose end
+             // makes it busy
+  abandoned,  // reserved, and the process is gone: that transaction's end makes it dead
+  dead  // the process is gone and left tasks: the coordinator reclaims them, then frees the slot
+        // (without one: the launcher)
 };
 
 // How a worker ended that held tasks.
@@ -22,6 +26,12 @@ enum class death : uint32 {
   asked,     // somebody sent SIGTERM: no fault of the task
   own,       // FATAL, or it terminated itself, while a handler ran: counts as a crash of the task
   timed_out  // the handler went on after its timeout: a failure of the task
+};
+
+struct handed_task {
+  pg_uuid_t id;
+  pg::place at;  // of its row
+  int priority;
 };
 
 struct worker_slot {
@@ -43,11 +53,15 @@ struct worker_slot {
   std::atomic<bool>
       overdue;  // runs long while it holds tasks that it has not begun; taken back under the mutex
   std::atomic<TimestampTz> started_at;
-  std::atomic<int> queue_id;  // of the tasks that it holds
-  std::atomic<int> tasks;     // how many it holds, claimed and not finished
-  std::atomic<int> revoked;   // how many it held until the coordinator took them, which has not
-                              // given them back yet
-  std::atomic<death> died;    // of a dead slot: how
+  std::atomic<int> queue_id;     // of the tasks that it holds
+  std::atomic<int> tasks;        // how many it holds, claimed and not finished
+  std::atomic<int> revoked;      // how many it held until the coordinator took them, which has not
+                                 // given them back yet
+  std::atomic<death> died;       // of a dead slot: how
+  std::atomic<bool> has_handed;  // what follows, which whoever reserved it has written
+  handed_task handed;
+  pg::place
+      recorded_at;  // its row of `claim`; written by whoever claims for it, one after the other
   std::atomic<TimestampTz> cancelled_at;  // its task was cancelled and has not ended; 0: no
 
   slock_t mutex;  // for what follows
@@ -88,6 +102,9 @@ int tasks_held(Oid database, int queue_id) noexcept;
 // Interrupts the handler of this task, if a worker is running it; a task that it holds and has not
 // begun is handed back.
 void interrupt_task(Oid database, const pg_uuid_t& id) noexcept;
+
+// What people see of a worker.
+const char* worker_name(const worker_slot* slot) noexcept;
 
 // A worker of this database is gone: its coordinator looks after what it left, and whoever starves
 // after the free place.

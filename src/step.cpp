@@ -263,7 +263,7 @@ void complete_step(const queue_info* q, const claimed_task& task, const finished
     args[3] = pg::of_text(result.notices);
     args[4] = pg::of_text(decision);
     args[5] = pg::of_text(r.step);
-    args[7] = pg::of_text(next->wanted ? worker_name() : nullptr);
+    args[7] = pg::of_text(next->wanted ? worker_name(my_slot) : nullptr);
   });
   args[6] = pg::of_datum(PointerGetDatum(&r.delay), !r.decided);
   if (next->wanted) {

@@ -19,14 +19,6 @@ void open_tasks(pg::table* t) { t->open(&task, &of_task); }
 
 namespace {
 
-bool is_there(pg::table* t, const pg_uuid_t* id, const pg::place& claimed_at) {
-  if (!t->look_at(claimed_at)) {
-    return false;
-  }
-  const pg_uuid_t there = t->uuid(of_task[task_column::id]);
-  return memcmp(&there, id, sizeof there) == 0;
-}
-
 bool find(pg::table* t, const pg_uuid_t* id) {
   ScanKeyData key;
   ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_UUID_EQ, UUIDPGetDatum(id));
@@ -36,9 +28,20 @@ bool find(pg::table* t, const pg_uuid_t* id) {
 
 }  // namespace
 
+bool stands_at(pg::table* t, const pg_uuid_t* id, const pg::place& where) {
+  if (!t->look_at(where)) {
+    return false;
+  }
+  const pg_uuid_t there = t->uuid(of_task[task_column::id]);
+  return memcmp(&there, id, sizeof there) == 0;
+}
+
+bool find_task(pg::table* t, const pg_uuid_t* id, const pg::place& where) {
+  return stands_at(t, id, where) || find(t, id);
+}
+
 bool take_out(pg::table* t, const pg_uuid_t* id, int attempt, const pg::place& claimed_at) {
-  return (is_there(t, id, claimed_at) || find(t, id)) &&
-         t->int4(of_task[task_column::attempt]) == attempt &&
+  return find_task(t, id, claimed_at) && t->int4(of_task[task_column::attempt]) == attempt &&
          pg::is_word(t->value(of_task[task_column::state]), "in_progress") &&
          t->remove() == pg::changed::yes;
 }

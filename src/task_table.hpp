@@ -26,8 +26,12 @@ extern pg::columns of_task;
 // Open, and its columns found.
 void open_tasks(pg::table* t);
 
-// The row of an attempt in progress, deleted; false: there is no such attempt. Looked for where it
-// was written by the claim, and, since others may have changed it, by its id.
+// The row of a task is what was found after this, if it stands where it was written;
+bool stands_at(pg::table* t, const pg_uuid_t* id, const pg::place& where);
+// and, since others may have changed it, by its id.
+bool find_task(pg::table* t, const pg_uuid_t* id, const pg::place& where);
+
+// The row of an attempt in progress, deleted; false: there is no such attempt.
 bool take_out(pg::table* t, const pg_uuid_t* id, int attempt, const pg::place& claimed_at);
 
 }  // namespace underway

@@ -20,7 +20,8 @@ enum class waitpoint_id : int {
   chained = 9,
   unheard = 10,  // nobody waits: while armed, nothing that is enqueued is told at commit
   obeyed = 11,
-  scanning = 12
+  scanning = 12,
+  handed = 13
 };
 
 inline bool is_armed(waitpoint_id id) noexcept {

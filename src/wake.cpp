@@ -4,6 +4,7 @@
 #include "changes.hpp"
 #include "clock.hpp"
 #include "external.hpp"
+#include "hand_over.hpp"
 #include "sleepers.hpp"
 #include "slots.hpp"
 #include "waitpoint.hpp"
@@ -31,11 +32,12 @@ constexpr int max_finished = 16;
 constexpr int max_cancelled = 16;
 
 struct notes {
+  int made;  // notes of rows, whatever became of them
   int pending_count;
   pending_note pending[max_notes];
   bool too_many;  // more queues than there is room for: forget all marks of the database
   bool queue_changed;
-  bool made;  // queues: their entries are marked
+  bool made_queues;  // their entries are marked
   bool look;
   bool control;
   TimestampTz expiry;
@@ -152,8 +154,10 @@ void tell() noexcept {
 }
 
 void forget() noexcept {
-  mine.pending_count = 0;
-  mine.too_many = mine.queue_changed = mine.made = mine.look = mine.control = mine.finished = false;
+  forget_offer();
+  mine.made = mine.pending_count = 0;
+  mine.too_many = mine.queue_changed = mine.made_queues = false;
+  mine.look = mine.control = mine.finished = false;
   mine.expiry = mine.stale = mine.deadline = 0;
   mine.finished_count = 0;
   mine.cancelled_count = 0;
@@ -169,21 +173,27 @@ void at_end(XactEvent event, void*) {
     return;
   }
   switch (event) {
+    case XACT_EVENT_PRE_COMMIT:
+      if (mine.made == 1 && hand_over()) {
+        mine.pending_count = 0;
+      }
+      break;
     case XACT_EVENT_COMMIT:
-      if (mine.made) {
+      if (mine.made_queues) {
         keep_made();
       }
       committed = true;
       break;
     case XACT_EVENT_ABORT:
+      end_hand_over(false);
       free_locked(InvalidSubTransactionId);
-      if (mine.made) {
+      if (mine.made_queues) {
         forget_made(InvalidSubTransactionId);
       }
       forget();
       break;
     case XACT_EVENT_PREPARE:
-      if (mine.made) {
+      if (mine.made_queues) {
         keep_made();
       }
       forget();
@@ -196,6 +206,7 @@ void at_end(XactEvent event, void*) {
 void after_locks(ResourceReleasePhase phase, bool is_commit, bool is_top_level, void*) {
   if (committed && phase == RESOURCE_RELEASE_AFTER_LOCKS && is_commit && is_top_level &&
       CurrentResourceOwner == TopTransactionResourceOwner) {
+    end_hand_over(true);
     tell();
     forget();
   }
@@ -210,7 +221,7 @@ void at_subtransaction_end(SubXactEvent event, SubTransactionId mine_id, SubTran
   undo_watched_claims(mine_id);
   if (any) {
     free_locked(mine_id);
-    if (mine.made) {
+    if (mine.made_queues) {
       forget_made(mine_id);
     }
   }
@@ -224,6 +235,7 @@ namespace {
 // nobody claims from it then. needs_place: that is an error.
 pending_note* note_of(int queue_id, int priority, const row_key& key, bool needs_place) {
   any = true;
+  mine.made++;
   for (int n = 0; n < mine.pending_count; n++) {
     pending_note& note = mine.pending[n];
     if (note.queue_id == queue_id && note.priority == priority) {
@@ -272,6 +284,14 @@ void note_pending(int queue_id, int priority, const row_key& key, int tasks) {
   }
 }
 
+void note_enqueued(int queue_id, int priority, const row_key& key, const pg::place& at,
+                   const Interval* ttl) {
+  note_pending(queue_id, priority, key, 1);
+  if (mine.made == 1) {
+    offer(mine.pending[0].queue, queue_id, priority, key, at, ttl);
+  }
+}
+
 void note_locked(int queue_id, int priority, const row_key& key) {
   pending_note* note = note_of(queue_id, priority, key, false);
   if (note != nullptr) {
@@ -306,7 +326,7 @@ void note_queue_created(int queue_id) {
   any = mine.queue_changed = true;
   (void)note_of(queue_id, 0, highest_key, true);
   mark_made(MyDatabaseId, queue_id);
-  mine.made = true;
+  mine.made_queues = true;
 }
 
 void note_queues_loaded() { any = mine.queue_changed = true; }

@@ -8,11 +8,15 @@
 #pragma once
 
 #include "marks.hpp"
+#include "pg/relation.hpp"
 
 namespace underway {
 
 // tasks: how many become pending, this one first.
 void note_pending(int queue_id, int priority, const row_key& key, int tasks);
+// One, that was enqueued and stands there: if it stays the only one, it may be handed over.
+void note_enqueued(int queue_id, int priority, const row_key& key, const pg::place& at,
+                   const Interval* ttl);
 // A pending row, before this transaction locks it: it may come free at every end of it, and of the
 // present subtransaction.
 void note_locked(int queue_id, int priority, const row_key& key);

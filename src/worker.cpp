@@ -1,8 +1,10 @@
 #include "worker.hpp"
 
+#include "claim_record.hpp"
 #include "clock.hpp"
 #include "dequeue.hpp"
 #include "execute.hpp"
+#include "hand_over.hpp"
 #include "pg/identity.hpp"
 #include "pg/transaction.hpp"
 #include "process.hpp"
@@ -45,8 +47,15 @@ void leave_slot(int, Datum) {
   }
   leave_suspect();
   my_slot->pid = 0;
-  // From here on it may be another worker's.
-  my_slot->state = my_slot->tasks > 0 || my_slot->revoked > 0 ? slot_state::dead : slot_state::free;
+  // From here on it may be another worker's, unless somebody is about to hand us a task: who has
+  // reserved us sees to the rest.
+  slot_state was = slot_state::idle;
+  if (my_slot->state.compare_exchange_strong(was, slot_state::busy) ||
+      was != slot_state::reserved ||
+      !my_slot->state.compare_exchange_strong(was, slot_state::abandoned)) {
+    my_slot->state =
+        my_slot->tasks > 0 || my_slot->revoked > 0 ? slot_state::dead : slot_state::free;
+  }
   worker_left(database_oid);
 }
 
@@ -213,14 +222,18 @@ void give_back_unbegun(const claimed_task* tasks) {
   }
 }
 
-// The place that this worker had under the queue's limit is free: one who sleeps can take it.
-void free_place(const queue_info& q) noexcept {
+void hold_nothing() noexcept {
   SpinLockAcquire(&my_slot->mutex);
   my_slot->overdue = false;
   my_slot->prefetched = my_slot->begun;
   my_slot->tasks = 0;
   SpinLockRelease(&my_slot->mutex);
   holding = false;
+}
+
+// The place that this worker had under the queue's limit is free: one who sleeps can take it.
+void free_place(const queue_info& q) noexcept {
+  hold_nothing();
   if (q.concurrency > 0 && q.entry->earliest <= clock_now()) {
     (void)wake_idle(MyDatabaseId, my_slot->role, 1);
   }
@@ -282,6 +295,47 @@ bool claim() {
   }
   hold(*q, in_hand.tasks, in_hand.count);
   return true;
+}
+
+bool read_handed(const handed_task& handed, int max_attempts) {
+  pg::transaction tx(pg::transaction::kind::ours);
+  bool found = false;
+  {
+    pg::as_owner owner(true);
+    found = read_claimed(handed, max_attempts, in_hand.memory, in_hand.tasks);
+  }
+  tx.commit();
+  return found;
+}
+
+// From here on the coordinator cannot take it back as one of a batch that has not begun. False: it
+// has.
+bool begin_batch() noexcept {
+  SpinLockAcquire(&my_slot->mutex);
+  my_slot->begun = my_slot->prefetched;
+  SpinLockRelease(&my_slot->mutex);
+  return my_slot->begun > 0;
+}
+
+// What the transaction that enqueued it has claimed for this worker, which holds it already.
+void take_handed(const handed_task& handed) {
+  holding = true;
+  take_handed_record(handed.id);
+  const bool may_stay = load_queues();
+  my_slot->retire = my_slot->retire || !may_stay;
+  queue_info* q = queues.find(my_slot->queue_id);
+  const bool may_run = may_stay && q != nullptr && q->why == obstacle::none;
+  const bool found = read_handed(handed, may_run ? q->max_attempts : 0);
+  if (found && may_run && (q->batch == 1 || begin_batch())) {
+    in_hand.q = q;
+    in_hand.priority = handed.priority;
+    in_hand.count = 1;
+    return;
+  }
+  if (found) {
+    give_back_unbegun(in_hand.tasks);
+  }
+  hold_nothing();
 }
 
 // More of the same queue, unless something else is more urgent. Under a limit others have their
@@ -370,9 +424,14 @@ bool idle() {
     loaded = loaded && !some_blocked;
     stay = woken;
   }
-  slot_state was = slot_state::idle;
-  // Else somebody gave us work while we were about to leave.
-  if (!my_slot->state.compare_exchange_strong(was, slot_state::busy) || stay) {
+  for (slot_state was = slot_state::idle;
+       !my_slot->state.compare_exchange_strong(was, slot_state::busy); was = slot_state::idle) {
+    if (was != slot_state::reserved) {
+      return true;  // somebody gave us work, perhaps while we were about to leave
+    }
+    (void)process::sleep(3600 * 1000L, "UnderwayWorkerIdle");
+  }
+  if (stay) {
     return true;
   }
   kept = is_needed();
@@ -404,7 +463,10 @@ void run() {
       process::house_keeping();
     });
     try {
-      if (in_hand.count == 0) {
+      handed_task handed;
+      if (in_hand.count == 0 && has_been_handed(&handed)) {
+        take_handed(handed);
+      } else if (in_hand.count == 0) {
         if (should_leave() || !load_queues() || (!claim() && !idle())) {
           return;
         }

@@ -62,12 +62,14 @@ void insertion::end(table* t) {
   CommandCounterIncrement();
 }
 
-void insertion::run(const value* values) {
+place insertion::run(const value* values) {
   table t;
   begin(&t);
   set(&t, values);
   t.insert();
+  const place written = t.written_at();
   end(&t);
+  return written;
 }
 
 }  // namespace underway::pg

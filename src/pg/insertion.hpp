@@ -16,8 +16,8 @@ class insertion {
   constexpr explicit insertion(const char* table, Names... names) noexcept
       : relation_(table), columns_(names...) {}
 
-  // One for each of the columns. The row is visible to whatever runs next.
-  void run(const value* values);
+  // One for each of the columns. The row is visible to whatever runs next; returns where it stands.
+  place run(const value* values);
   // The same for rows 0 to n - 1: values_of(row) may say null, and that one is left out.
   template <class F> void run_many(int n, F&& values_of) {
     table t;

@@ -105,6 +105,8 @@ bool table::next() {
 
 place table::written_at() const { return {written_->tts_tid, file_of(relation_)}; }
 
+place table::found_at() const { return {found_->tts_tid, file_of(relation_)}; }
+
 bool table::next(int* most) {
   while (*most > 0 && index_getnext_tid(scan_, direction_) != nullptr) {
     CHECK_FOR_INTERRUPTS();

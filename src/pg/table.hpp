@@ -64,6 +64,7 @@ class table {
   void insert_later();
   void insert_rest();
   place written_at() const;
+  place found_at() const;
 
  private:
   static constexpr int most_later = 64;

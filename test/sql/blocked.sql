@@ -10,8 +10,9 @@ CREATE FUNCTION f(input jsonb) RETURNS int LANGUAGE sql AS 'SELECT 1';
 CREATE FUNCTION g(input jsonb) RETURNS int LANGUAGE sql AS 'SELECT 2';
 SELECT underway.create_queue('q', 'f');
 SELECT underway.create_queue('theirs', 'g', run_as => 'regress_owner');
--- What there is to see of a queue that cannot run, and of a task on it.
+-- What there is to see of a queue that cannot run, and of a task on it: once no worker has it in hand, to which it may have been handed.
 CREATE FUNCTION looks(queue text, task uuid) RETURNS SETOF text LANGUAGE sql AS $$
+    SELECT test.until('NOT EXISTS (SELECT FROM underway.workers WHERE tasks > 0)');
     SELECT format('%s: %s, %s pending', q.name, q.state, q.pending) FROM underway.queues q WHERE q.name = queue
     UNION ALL SELECT 'problem: ' || problem FROM underway.queues WHERE name = queue
     UNION ALL SELECT 'why: ' || regexp_replace(underway.why(task), ', at .*', '')
@@ -41,6 +42,8 @@ SELECT state, attempt, output FROM test.ends(:'task');
 CREATE FUNCTION at_waitpoint() RETURNS text LANGUAGE sql AS $$
     SELECT $q$EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = 7867 AND objid = 2 AND NOT granted)$q$
 $$;
+-- Not flushed, so that nothing is handed over with a commit: a worker claims it.
+SET synchronous_commit = off;
 SELECT pg_advisory_lock(7867, 2), underway_internal.arm_waitpoints(1 << 2);
 SELECT underway.enqueue('q') AS task \gset
 SELECT test.until(at_waitpoint());
@@ -59,6 +62,7 @@ SELECT test.until('NOT EXISTS (SELECT FROM underway.workers WHERE state = ''busy
 SELECT looks('q', :'task');
 ALTER FUNCTION f_moved(jsonb) RENAME TO f;
 SELECT state, attempt, failures, output FROM test.ends(:'task');
+RESET synchronous_commit;
 CREATE OR REPLACE FUNCTION f(input jsonb) RETURNS int LANGUAGE sql AS 'SELECT 3';
 -- Renamed, moved to another schema, and back.
 ALTER FUNCTION f(jsonb) RENAME TO f_moved;

@@ -149,7 +149,9 @@ runs_then($next, 'granted again');
 
 # Claimed, and not begun.
 $session->value('SELECT pg_advisory_lock(7867, 2), underway_internal.arm_waitpoints(4)');
-$id = $session->value("SELECT underway.enqueue('theirs')");
+# Not flushed, so that it is not handed over with its commit: a worker claims it.
+$id = $session->value("SET synchronous_commit = off;\nSELECT underway.enqueue('theirs')") =~ s/\s//gr;
+$session->value('RESET synchronous_commit');
 $session->until("EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = 7867 AND NOT granted)") or die 'nothing is claimed';
 $session->value('REVOKE EXECUTE ON FUNCTION act FROM worker');
 $session->value('SELECT underway_internal.arm_waitpoints(0), pg_advisory_unlock(7867, 2)');

@@ -1,0 +1,239 @@
+# Hand-over: the transaction that enqueues a task claims it for an idle worker in its own commit, or leaves it to the workers; and
+# what becomes of task and worker when something happens to one of them between that claim and the commit.
+use strict;
+use warnings;
+
+use FindBin;
+use lib $FindBin::RealBin;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Session;
+use Test::More;
+use Underway;
+
+my $node = start_server('hand_over', extension => 1, conf => <<'END');
+max_prepared_transactions = 2
+underway.max_workers = 1
+END
+my $session = Session->new($node);
+my $client = Session->new($node);
+$session->value(<<'END');
+CREATE TABLE ran (name text, claim xid, attempt int DEFAULT underway.attempt());
+-- Who wrote the row as the handler finds it has claimed it.
+CREATE FUNCTION act(input jsonb) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(1, 1);
+    INSERT INTO public.ran SELECT act.input ->> 'name', t.xmin FROM underway_internal.task t WHERE t.id = underway.task_id();
+END $$;
+CREATE FUNCTION put(name text, queue text DEFAULT 'q', delay interval DEFAULT NULL) RETURNS uuid LANGUAGE sql AS
+    $$ SELECT underway.enqueue(queue, jsonb_build_object('name', name), delay) $$;
+SELECT underway.create_queue('q', 'act'), underway.create_queue('batch', 'act', batch => 10),
+    underway.create_queue('one', 'act', concurrency => 1), underway.create_queue('async', 'act', durability => 'async');
+END
+
+sub ran { my $name = shift; return "EXISTS (SELECT FROM ran WHERE name = '$name')" }
+sub all_idle { return "1 = (SELECT count(*) FROM underway_internal.workers() w WHERE w.state = 'idle')" }
+
+# An idle worker, that knows the queues as they are.
+sub rest
+{
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    $session->until('NOT EXISTS (SELECT FROM underway_internal.task WHERE run_at <= clock_timestamp()) AND ' . all_idle(), 30)
+      or die 'no worker is idle: ' . $session->query('SELECT * FROM underway_internal.workers()');
+    return;
+}
+
+# It runs; was it claimed by the client's transaction?
+sub runs_handed
+{
+    my ($name, $statements, $handed, $what) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    rest();
+    my $xid = $client->value("BEGIN;\nSELECT pg_current_xact_id()::xid;") =~ s/\s//gr;
+    $client->query("$statements;\nCOMMIT");
+    ok($session->until(ran($name), 30), "$what: it runs");
+    is($session->value("SELECT claim = '$xid' FROM ran WHERE name = '$name'"), $handed ? 't' : 'f', $handed ? '... handed over' : '... not handed over');
+    return;
+}
+
+$session->value("SELECT put('warm')");
+ok($session->until(ran('warm'), 30), 'there is a worker');
+
+runs_handed('single', "SELECT put('single')", 1, 'one task');
+runs_handed('batch', "SELECT put('batch', 'batch')", 1, 'one task of a queue with batches');
+runs_handed('async', "SELECT put('async', 'async')", 1, 'one task of an async queue');
+runs_handed('second', "SAVEPOINT s; SELECT put('second'); RELEASE SAVEPOINT s", 1, 'one task of a savepoint that is released');
+rest();
+is($client->value("SELECT put('alone')") =~ /^[0-9a-f-]{36}$/, 1, 'a statement of its own enqueues');
+ok($session->until(ran('alone'), 30), '... and the task runs');
+
+runs_handed('a', "SELECT put('a'), put('b')", 0, 'one of two tasks');
+ok($session->until(ran('b'), 30), '... so does the other');
+runs_handed('many', q[SELECT underway.enqueue_many('q', ARRAY['{"name": "many"}']::jsonb[])], 0, 'enqueue_many()');
+runs_handed('lazy', "SET LOCAL synchronous_commit = off; SELECT put('lazy')", 0, 'a commit that is not flushed');
+runs_handed('read only', "SELECT put('read only'); SET TRANSACTION READ ONLY", 0, 'a transaction that has become read-only');
+runs_handed('limited', "SELECT put('limited', 'one')", 0, 'a queue with a limit');
+runs_handed('gone', "SAVEPOINT s; SELECT put('none'); ROLLBACK TO SAVEPOINT s; SELECT put('gone')", 0, 'one task after another that is rolled back');
+rest();
+$client->query("BEGIN ISOLATION LEVEL REPEATABLE READ;\nSELECT put('repeatable');\nCOMMIT");
+ok($session->until(ran('repeatable'), 30), 'REPEATABLE READ: it runs');
+is($session->value("SELECT count(*) FROM ran WHERE name = 'none'"), 0, 'what was rolled back did not');
+
+# What the transaction goes on to do with its task counts.
+rest();
+my $id = $client->value("BEGIN;\nSELECT put('cancelled');") =~ s/\s//gr;
+$client->query("SELECT underway.cancel('$id');\nCOMMIT");
+is($session->value("SELECT state FROM underway.status('$id')"), 'cancelled', 'a task that is cancelled in its transaction is cancelled');
+$id = $client->value("BEGIN;\nSELECT put('paused');") =~ s/\s//gr;
+$client->query("SELECT underway.pause('$id');\nCOMMIT");
+is($session->value("SELECT state FROM underway.status('$id')"), 'waiting', 'one that is paused waits');
+$session->value("SELECT underway.resume('$id')");
+ok($session->until(ran('paused'), 30), '... and runs when it is resumed');
+rest();
+$client->query("BEGIN;\nSELECT put('due');\nSELECT put('later', delay => '1 hour');\nCOMMIT");
+ok($session->until(ran('due'), 30), 'a task that is due runs');
+rest();
+$session->value(q[SELECT underway.set_clock(now() + interval '2 hours')]);
+ok($session->until(ran('later'), 30), '... and another of its transaction when it is due');
+$session->value('SELECT underway.set_clock(NULL)');
+rest();
+$client->query("BEGIN;\nSELECT put('prepared');\nPREPARE TRANSACTION 'p'");
+ok($session->value('SELECT ' . all_idle()) eq 't', 'PREPARE TRANSACTION reserves nobody');
+$session->value("COMMIT PREPARED 'p'");
+ok($session->until(ran('prepared'), 30), '... and its task runs');
+
+rest();
+$session->value("SELECT underway.create_queue('brief', 'act', ttl => '1 ms')");
+for my $enqueue (q[underway.enqueue('q', '{"name": "lapsed"}', ttl => '1 ms')], q[underway.enqueue('brief', '{"name": "lapsed"}')])
+{
+    rest();
+    $id = $client->value("BEGIN;\nSELECT $enqueue;\nSELECT pg_sleep(0.01);\nCOMMIT") =~ s/\s//gr;
+    ok($session->until("(SELECT state = 'failed' FROM underway.status('$id'))", 30), "$enqueue that commits too late ends");
+    is($session->value("SELECT reason FROM underway.tasks WHERE id = '$id'"), 'expired', '... without having run');
+}
+
+# Nobody waits for a table that somebody has locked: the worker does.
+rest();
+$session->value("BEGIN;\nLOCK TABLE underway_internal.claim IN ACCESS EXCLUSIVE MODE");
+$client->value("SELECT put('beside')");
+$session->value('COMMIT');
+ok($session->until(ran('beside'), 30), 'while the table of claims is locked, enqueue does not wait');
+
+# Held between the claim and the commit.
+my $holder = Session->new($node);
+sub hold
+{
+    my $name = shift;
+    rest();
+    $holder->value('SELECT pg_advisory_lock(7867, 13), underway_internal.arm_waitpoints(1 << 13)');
+    $client->send("SELECT put('$name')");
+    $session->until(q[EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = 7867 AND objid = 13 AND NOT granted)], 30)
+      or die 'nothing is handed over';
+    return;
+}
+sub go { return $holder->value('SELECT underway_internal.arm_waitpoints(0), pg_advisory_unlock_all()') }
+sub client_pid { return $session->value(q[SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = 7867 AND objid = 13 AND NOT granted]) }
+
+hold('plain');
+is($session->value('SELECT ' . all_idle()), 'f', 'who is about to be handed a task is not idle');
+$session->value("SELECT put('meanwhile')");
+is($session->value('SELECT ' . ran('meanwhile')), 'f', 'what comes meanwhile is not his');
+go();
+like($client->receive, qr/^[0-9a-f-]{36}$/, 'a commit that hands over a task');
+ok($session->until(ran('plain'), 30), '... and it runs');
+ok($session->until(ran('meanwhile'), 30), '... and what came meanwhile');
+
+hold('worker terminated');
+my ($worker) = $session->pids('worker');
+$session->value("SELECT pg_terminate_backend($worker)");
+ok($session->until("NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $worker)", 30), 'the worker is terminated before the commit');
+go();
+like($client->receive, qr/^[0-9a-f-]{36}$/, '... that is no error of it');
+ok($session->until(ran('worker terminated'), 30), '... and the task goes on with another one');
+is($session->value("SELECT attempt FROM ran WHERE name = 'worker terminated'"), 1, '... as if nobody had taken it');
+
+hold('client terminated');
+my $pid = client_pid();
+$session->value("SELECT pg_terminate_backend($pid)");
+ok($session->until("NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)", 30), 'the client is terminated before the commit');
+go();
+$client->connect;
+runs_handed('after it', "SELECT put('after it')", 1, 'a task after it');
+is($session->value('SELECT ' . ran('client terminated')), 'f', 'his never was');
+
+hold('both terminated');
+$pid = client_pid();
+($worker) = $session->pids('worker');
+$session->value("SELECT pg_terminate_backend($worker)");
+ok($session->until("NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $worker)", 30), 'the worker is terminated, and then');
+$session->value("SELECT pg_terminate_backend($pid)");
+ok($session->until("NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)", 30), '... the client');
+go();
+$client->connect;
+$session->value("SELECT put('after both')");
+ok($session->until(ran('after both'), 30), '... and a task after them runs');
+is($session->value("SELECT count(*) FROM underway_internal.workers()"), 1, '... and no slot is left over');
+
+hold('statement cancelled');
+$session->value('SELECT pg_cancel_backend(' . client_pid() . ')');
+$client->receive;
+is($client->state, '57014', 'a commit that is cancelled while it hands over');
+go();
+runs_handed('after cancel', "SELECT put('after cancel')", 1, '... a task after it');
+is($session->value('SELECT ' . ran('statement cancelled')), 'f', '... its own never was');
+
+hold('queue paused');
+$session->value("SELECT underway.pause_queue('q')");
+go();
+$client->receive;
+ok($session->until(all_idle(), 30), 'the queue is paused before the commit: the worker begins nothing');
+$id = $client->answer;
+is($session->value("SELECT concat_ws('|', state, attempt, losses) FROM underway.status('$id')"), 'pending|0|0', '... and has given the task back');
+$session->value("SELECT underway.resume_queue('q')");
+ok($session->until(ran('queue paused'), 30), '... which runs when it is resumed');
+
+hold('handler renamed');
+$session->value('ALTER FUNCTION act(jsonb) RENAME TO acted');
+go();
+$client->receive;
+$id = $client->answer;
+ok($session->until("underway.why('$id') ~ 'does not exist'", 30), 'the handler is renamed before the commit: the queue is blocked');
+is($session->value("SELECT concat_ws('|', state, attempt, failures, losses) FROM underway.status('$id')"), 'pending|0|0|0', '... and no attempt is used');
+$session->value('ALTER FUNCTION acted(jsonb) RENAME TO act');
+ok($session->until(ran('handler renamed'), 30), '... it runs when it is back');
+
+hold('table rewritten');
+my $vacuum = Session->new($node);
+$vacuum->send('VACUUM FULL underway_internal.task');
+ok($session->until("EXISTS (SELECT FROM pg_locks WHERE relation = 'underway_internal.task'::regclass AND NOT granted)", 30), 'somebody waits to rewrite the table');
+go();
+$client->receive;
+$vacuum->receive;
+ok($session->until(ran('table rewritten'), 30), '... the worker finds the task all the same');
+
+hold('queue dropped');
+$session->value("SELECT underway.drop_queue('q', force => true)");
+go();
+$client->receive;
+$id = $client->answer;
+ok($session->until("(SELECT state = 'failed' FROM underway.status('$id'))", 30), 'the queue is dropped before the commit: the task fails');
+is($session->value("SELECT concat_ws('|', state, reason) FROM underway.tasks WHERE id = '$id'"), 'failed|queue dropped', '... for that reason');
+$session->value("SELECT underway.create_queue('q', 'act')");
+$session->value("SELECT put('new queue')");
+ok($session->until(ran('new queue'), 30), '... and a new queue of that name runs');
+
+# The server goes down.
+hold('server killed');
+my ($killed) = $session->pids('worker');
+kill 'KILL', $killed;
+$client->receive;
+is($client->state, 'lost', 'the worker is killed before the commit: the server starts anew');
+for my $s ($session, $client, $holder) { 1 until $s->connect }
+$session->value("SELECT put('after the crash')");
+ok($session->until(ran('after the crash'), 60), '... and goes on');
+is($session->value('SELECT ' . ran('server killed')), 'f', '... the task never was');
+
+is($session->value(q[SELECT count(*) FROM ran GROUP BY name HAVING count(*) > 1]), '', 'nothing ran twice');
+is($session->value('SELECT count(*) FROM underway_internal.task'), 0, 'nothing is left');
+is($session->value('SELECT string_agg(problem, $$ $$) FROM underway.check_health()'), '', 'all is well');
+done_testing();
