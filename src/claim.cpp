@@ -225,14 +225,24 @@ claimed_rows claim_rows(const claim_source& from, int priority, const row_key& s
   });
 }
 
-bool claim_for(const worker_slot* slot, const Interval* ttl, handed_task* task) {
+bool is_claimable(const handed_task& task, const Interval* ttl) {
+  pg::table t;
+  open_tasks(&t);
+  PushActiveSnapshot(GetTransactionSnapshot());
+  const bool is = stands_at(&t, &task.id, task.at) &&
+                  pg::is_word(t.value(at[col::state]), "pending") &&
+                  !is_expired(t, ttl, clock_now());
+  t.close();
+  PopActiveSnapshot();
+  return is;
+}
+
+bool claim_for(const worker_slot* slot, handed_task* task) {
   const claimer who = begin_claims(slot, worker_name(slot));
   pg::table t;
   open_tasks(&t);
   PushActiveSnapshot(GetTransactionSnapshot());
-  const bool done = stands_at(&t, &task->id, task->at) &&
-                    pg::is_word(t.value(at[col::state]), "pending") &&
-                    !is_expired(t, ttl, who.now) && take(&t, who, nullptr);
+  const bool done = stands_at(&t, &task->id, task->at) && take(&t, who, nullptr);
   if (done) {
     task->at = t.written_at();
   }
@@ -250,7 +260,8 @@ bool read_claimed(const handed_task& handed, int max_attempts, MemoryContext mem
     PushActiveSnapshot(GetTransactionSnapshot());
     const bool found = find_task(&t, &handed.id, handed.at) &&
                        pg::is_word(t.value(at[col::state]), "in_progress") &&
-                       !t.null(at[col::slot]) && t.int4(at[col::slot]) == number_of(my_slot);
+                       !t.null(at[col::slot]) && t.int4(at[col::slot]) == number_of(my_slot) &&
+                       t.int4(at[col::generation]) == static_cast<int32>(my_slot->generation);
     if (found) {
       MemoryContext before = MemoryContextSwitchTo(memory);
       *task = described(t, t.int4(at[col::attempt]), t.found_at(), max_attempts);

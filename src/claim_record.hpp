@@ -14,10 +14,10 @@ void record_claim(const claimed_task* tasks, int n);
 // Beside those, the next step of the run that it has in hand.
 void record_chained(const pg_uuid_t& id);
 
-// The only one of a worker that has nothing in hand, recorded by whoever claims it for that worker;
-// and what the worker is to know of it. False: somebody has the row or the
-// table locked.
+// By who claims it for a worker that has nothing in hand. False: somebody has the row or the table
+// locked.
 bool record_handed(worker_slot* slot, const pg_uuid_t& id);
+// That worker goes on from there.
 void take_handed_record(const pg_uuid_t& id);
 
 }  // namespace underway

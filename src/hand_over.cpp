@@ -11,15 +11,18 @@ namespace {
 
 struct offered {
   bool is;
+  SubTransactionId made_in;
   queue_entry* queue;
   int queue_id;
   handed_task task;
   TimestampTz due;
-  bool limited;  // by a ttl of the queue:
+  bool lapses;  // by a ttl of the queue:
   Interval ttl;
 };
 offered mine = {};
+
 worker_slot* reserved = nullptr;
+bool claimed = false;  // for it
 
 // Not where the claim would not be flushed, might not be serializable, or would be refused. A
 // worker takes its own next task with the commit that ends its last one.
@@ -28,10 +31,11 @@ bool may_hand_over() noexcept {
          synchronous_commit > SYNCHRONOUS_COMMIT_OFF && mine.due <= clock_now();
 }
 
-// What the coordinator has published: its workers may run it, as many as there are.
+// Its workers may run it, as many as there are, by what the coordinator has published; and nothing
+// of it comes first.
 bool is_open(const queue_entry* q, int queue_id) noexcept {
-  return q->database == MyDatabaseId && q->queue_id == queue_id && OidIsValid(q->role) &&
-         q->unlimited;
+  return q->database == MyDatabaseId && q->queue_id == queue_id && q->unlimited &&
+         q->earliest > clock_now();
 }
 
 bool is_fit(const worker_slot* slot, Oid role) noexcept {
@@ -66,39 +70,53 @@ worker_slot* reserve_idle(Oid role) noexcept {
   return nullptr;
 }
 
-}  // namespace
-
-void offer(queue_entry* q, int queue_id, int priority, const row_key& key, const pg::place& at,
-           const Interval* ttl) {
-  mine = {true, q, queue_id, {key.id, at, priority}, key.run_at, ttl != nullptr, {}};
-  if (mine.limited) {
-    mine.ttl = *ttl;
-  }
-}
-
-void forget_offer() noexcept { mine.is = false; }
-
-bool hand_over() {
-  if (!may_hand_over() || !is_open(mine.queue, mine.queue_id)) {
+bool claim_for_idle(Oid role) {
+  if (!is_claimable(mine.task, mine.lapses ? &mine.ttl : nullptr)) {
     return false;
   }
-  // Before the claim: from here on nobody else gives it work.
-  reserved = reserve_idle(mine.queue->role);
+  reserved = reserve_idle(role);
   if (reserved == nullptr) {
     return false;
   }
   reserved->queue_id = mine.queue_id;
   reserved->tasks = 1;
-  MemoryContext before = MemoryContextSwitchTo(TopTransactionContext);
-  const bool claimed = record_handed(reserved, mine.task.id) &&
-                       claim_for(reserved, mine.limited ? &mine.ttl : nullptr, &mine.task);
-  MemoryContextSwitchTo(before);
-  if (!claimed) {
-    end_hand_over(false);
+  claimed = record_handed(reserved, mine.task.id) && claim_for(reserved, &mine.task);
+  return claimed;
+}
+
+}  // namespace
+
+void offer(queue_entry* q, int queue_id, int priority, const row_key& key, const pg::place& at,
+           const Interval* ttl) {
+  mine = {true,
+          GetCurrentSubTransactionId(),
+          q,
+          queue_id,
+          {key.id, at, priority},
+          key.run_at,
+          ttl != nullptr,
+          {}};
+  if (mine.lapses) {
+    mine.ttl = *ttl;
+  }
+}
+
+void withdraw_offer(SubTransactionId from) noexcept { mine.is = mine.is && mine.made_in < from; }
+
+bool hand_over() {
+  const Oid role = mine.is ? mine.queue->role.load() : InvalidOid;
+  // The last: this transaction may have dropped the extension.
+  if (!OidIsValid(role) || !may_hand_over() || !is_open(mine.queue, mine.queue_id) ||
+      !OidIsValid(get_namespace_oid("underway_internal", true))) {
     return false;
   }
-  waitpoint(waitpoint_id::handed);
-  return true;
+  MemoryContext before = MemoryContextSwitchTo(TopTransactionContext);
+  const bool done = claim_for_idle(role);
+  MemoryContextSwitchTo(before);
+  if (done) {
+    waitpoint(waitpoint_id::handed);
+  }
+  return done;
 }
 
 void end_hand_over(bool committed) noexcept {
@@ -106,8 +124,7 @@ void end_hand_over(bool committed) noexcept {
   if (slot == nullptr) {
     return;
   }
-  reserved = nullptr;
-  if (committed) {
+  if (committed && claimed) {
     SpinLockAcquire(&slot->mutex);
     slot->handed = mine.task;
     slot->overdue = false;
@@ -120,15 +137,21 @@ void end_hand_over(bool committed) noexcept {
   } else {
     slot->tasks = 0;
   }
+  reserved = nullptr;
+  claimed = false;
   let_go_of(slot);
 }
 
-bool has_been_handed(handed_task* task) noexcept {
+bool receive_handed(handed_task* task) noexcept {
   if (!my_slot->has_handed.exchange(false)) {
     return false;
   }
   *task = my_slot->handed;
   return true;
+}
+
+bool is_promised() noexcept {
+  return my_slot->state == slot_state::reserved || my_slot->has_handed;
 }
 
 }  // namespace underway

@@ -154,7 +154,7 @@ void tell() noexcept {
 }
 
 void forget() noexcept {
-  forget_offer();
+  withdraw_offer(InvalidSubTransactionId);
   mine.made = mine.pending_count = 0;
   mine.too_many = mine.queue_changed = mine.made_queues = false;
   mine.look = mine.control = mine.finished = false;
@@ -220,6 +220,7 @@ void at_subtransaction_end(SubXactEvent event, SubTransactionId mine_id, SubTran
   }
   undo_watched_claims(mine_id);
   if (any) {
+    withdraw_offer(mine_id);
     free_locked(mine_id);
     if (mine.made_queues) {
       forget_made(mine_id);

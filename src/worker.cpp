@@ -297,14 +297,21 @@ bool claim() {
   return true;
 }
 
-bool read_handed(const handed_task& handed, int max_attempts) {
+// As dequeue() looks before it claims. q: null where it is not this worker's.
+bool read_handed(const handed_task& handed, queue_info* q) {
   pg::transaction tx(pg::transaction::kind::ours);
+  if (q != nullptr) {
+    q->why = pg::call([q] { return check_handler(q); });
+  }
   bool found = false;
   {
     pg::as_owner owner(true);
-    found = read_claimed(handed, max_attempts, in_hand.memory, in_hand.tasks);
+    found = read_claimed(handed, q != nullptr ? q->max_attempts : 0, in_hand.memory, in_hand.tasks);
   }
   tx.commit();
+  if (q != nullptr && q->why != obstacle::none) {
+    tell_blocked();
+  }
   return found;
 }
 
@@ -324,9 +331,13 @@ void take_handed(const handed_task& handed) {
   const bool may_stay = load_queues();
   my_slot->retire = my_slot->retire || !may_stay;
   queue_info* q = queues.find(my_slot->queue_id);
-  const bool may_run = may_stay && q != nullptr && q->why == obstacle::none;
-  const bool found = read_handed(handed, may_run ? q->max_attempts : 0);
-  if (found && may_run && (q->batch == 1 || begin_batch())) {
+  // What was published to who has claimed it may be outdated.
+  if (!may_stay || q == nullptr || q->entry == nullptr || q->why != obstacle::none ||
+      q->concurrency > 0) {
+    q = nullptr;
+  }
+  const bool found = read_handed(handed, q);
+  if (found && q != nullptr && q->why == obstacle::none && (q->batch == 1 || begin_batch())) {
     in_hand.q = q;
     in_hand.priority = handed.priority;
     in_hand.count = 1;
@@ -464,7 +475,7 @@ void run() {
     });
     try {
       handed_task handed;
-      if (in_hand.count == 0 && has_been_handed(&handed)) {
+      if (in_hand.count == 0 && receive_handed(&handed)) {
         take_handed(handed);
       } else if (in_hand.count == 0) {
         if (should_leave() || !load_queues() || (!claim() && !idle())) {
@@ -477,7 +488,7 @@ void run() {
       }
       process::recovered(&failures);
     } catch (pg::error& e) {
-      if (holding) {
+      if (holding || is_promised()) {
         throw;  // the coordinator takes them back
       }
       leave_suspect();

@@ -22,7 +22,6 @@ CREATE TABLE ran (name text, claim xid, attempt int DEFAULT underway.attempt());
 -- Who wrote the row as the handler finds it has claimed it.
 CREATE FUNCTION act(input jsonb) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM pg_advisory_xact_lock_shared(1, 1);
     INSERT INTO public.ran SELECT act.input ->> 'name', t.xmin FROM underway_internal.task t WHERE t.id = underway.task_id();
 END $$;
 CREATE FUNCTION put(name text, queue text DEFAULT 'q', delay interval DEFAULT NULL) RETURNS uuid LANGUAGE sql AS
@@ -49,8 +48,7 @@ sub runs_handed
     my ($name, $statements, $handed, $what) = @_;
     local $Test::Builder::Level = $Test::Builder::Level + 1;
     rest();
-    my $xid = $client->value("BEGIN;\nSELECT pg_current_xact_id()::xid;") =~ s/\s//gr;
-    $client->query("$statements;\nCOMMIT");
+    my ($xid) = $client->value("BEGIN;\n$statements;\nSELECT pg_current_xact_id()::xid;\nCOMMIT") =~ /(\d+)\s*$/;
     ok($session->until(ran($name), 30), "$what: it runs");
     is($session->value("SELECT claim = '$xid' FROM ran WHERE name = '$name'"), $handed ? 't' : 'f', $handed ? '... handed over' : '... not handed over');
     return;
@@ -74,10 +72,21 @@ runs_handed('lazy', "SET LOCAL synchronous_commit = off; SELECT put('lazy')", 0,
 runs_handed('read only', "SELECT put('read only'); SET TRANSACTION READ ONLY", 0, 'a transaction that has become read-only');
 runs_handed('limited', "SELECT put('limited', 'one')", 0, 'a queue with a limit');
 runs_handed('gone', "SAVEPOINT s; SELECT put('none'); ROLLBACK TO SAVEPOINT s; SELECT put('gone')", 0, 'one task after another that is rolled back');
-rest();
-$client->query("BEGIN ISOLATION LEVEL REPEATABLE READ;\nSELECT put('repeatable');\nCOMMIT");
-ok($session->until(ran('repeatable'), 30), 'REPEATABLE READ: it runs');
+for my $level ('REPEATABLE READ', 'SERIALIZABLE')
+{
+    runs_handed($level, "SET TRANSACTION ISOLATION LEVEL $level; SELECT put('$level')", 0, $level);
+}
 is($session->value("SELECT count(*) FROM ran WHERE name = 'none'"), 0, 'what was rolled back did not');
+
+# A task that is rolled back alone leaves nothing to look at: no table is locked for it, nothing is recorded for a worker.
+rest();
+my $recorded = $session->value('SELECT xmin, ctid, * FROM underway_internal.claim');
+$client->query("BEGIN;\nSAVEPOINT s;\nSELECT put('none');\nROLLBACK TO SAVEPOINT s");
+$session->value("BEGIN;\nLOCK TABLE underway_internal.task IN ACCESS EXCLUSIVE MODE");
+$client->value('COMMIT');
+$session->value('COMMIT');
+is($session->value('SELECT xmin, ctid, * FROM underway_internal.claim'), $recorded, 'one task that is rolled back alone is not handed over');
+rest();
 
 # What the transaction goes on to do with its task counts.
 rest();
@@ -111,6 +120,19 @@ for my $enqueue (q[underway.enqueue('q', '{"name": "lapsed"}', ttl => '1 ms')], 
     ok($session->until("(SELECT state = 'failed' FROM underway.status('$id'))", 30), "$enqueue that commits too late ends");
     is($session->value("SELECT reason FROM underway.tasks WHERE id = '$id'"), 'expired', '... without having run');
 }
+is($session->value('SELECT ' . ran('lapsed')), 'f', 'neither has an effect');
+
+# Order: what is due comes first, also where nobody has been told of it yet.
+rest();
+my ($coordinator) = $session->pids('coordinator');
+kill 'STOP', $coordinator;
+$id = $session->value("SELECT put('first', delay => '0.2 s')");
+my $due = $session->value("SELECT run_at FROM underway.status('$id')");
+ok($session->until("clock_timestamp() > '$due'"), 'a task has become due and nobody is told');
+$client->value("SELECT put('then')");
+kill 'CONT', $coordinator;
+ok($session->until(ran('first') . ' AND ' . ran('then'), 30), '... it runs, and one that was enqueued after that');
+is($session->value("SELECT string_agg(name, ' ' ORDER BY ctid) FROM ran WHERE name IN ('first', 'then')"), 'first then', '... in the order in which they were due');
 
 # Nobody waits for a table that somebody has locked: the worker does.
 rest();
@@ -137,7 +159,6 @@ sub client_pid { return $session->value(q[SELECT pid FROM pg_locks WHERE locktyp
 hold('plain');
 is($session->value('SELECT ' . all_idle()), 'f', 'who is about to be handed a task is not idle');
 $session->value("SELECT put('meanwhile')");
-is($session->value('SELECT ' . ran('meanwhile')), 'f', 'what comes meanwhile is not his');
 go();
 like($client->receive, qr/^[0-9a-f-]{36}$/, 'a commit that hands over a task');
 ok($session->until(ran('plain'), 30), '... and it runs');
@@ -202,6 +223,15 @@ is($session->value("SELECT concat_ws('|', state, attempt, failures, losses) FROM
 $session->value('ALTER FUNCTION acted(jsonb) RENAME TO act');
 ok($session->until(ran('handler renamed'), 30), '... it runs when it is back');
 
+hold('queue limited');
+$session->value("SELECT underway.alter_queue('q', concurrency => 1)");
+my $xid = $session->value('SELECT backend_xid FROM pg_stat_activity WHERE pid = ' . client_pid());
+go();
+$client->receive;
+ok($session->until(ran('queue limited'), 30), 'a limit is set before the commit: the task runs');
+is($session->value("SELECT claim <> '$xid' AND attempt = 1 FROM ran WHERE name = 'queue limited'"), 't', '... given back and claimed under that limit');
+$session->value("SELECT underway.alter_queue('q', reset => ARRAY['concurrency'])");
+
 hold('table rewritten');
 my $vacuum = Session->new($node);
 $vacuum->send('VACUUM FULL underway_internal.task');
@@ -222,6 +252,60 @@ $session->value("SELECT underway.create_queue('q', 'act')");
 $session->value("SELECT put('new queue')");
 ok($session->until(ran('new queue'), 30), '... and a new queue of that name runs');
 
+# Between the commit and the begin: the worker has been told and does not move.
+my $stopped;
+sub stop_worker
+{
+    my ($name, $queue) = @_;
+    rest();
+    ($stopped) = $session->pids('worker');
+    kill 'STOP', $stopped;
+    $id = $client->value("SELECT put('$name', '" . ($queue // 'q') . "')");
+    is($session->value("SELECT concat_ws('|', state, attempt) FROM underway.status('$id')"), 'in_progress|1', "$name: the task is claimed and has not begun");
+    return;
+}
+sub resume_worker { return kill 'CONT', $stopped }
+
+stop_worker('terminated then');
+kill 'TERM', $stopped;
+resume_worker();
+ok($session->until(ran('terminated then'), 30), '... its worker is terminated: another one runs it');
+is($session->value("SELECT concat_ws('|', attempt, losses) FROM underway.status('$id')"), '1|0', '... as if nobody had taken it');
+
+for my $queue ('q', 'batch')
+{
+    stop_worker('cancelled then', $queue);
+    $session->value("SELECT underway.cancel('$id')");
+    resume_worker();
+    ok($session->until("(SELECT state = 'cancelled' FROM underway.status('$id'))", 30), '... it is cancelled');
+    stop_worker("retired then, $queue", $queue);
+    $session->value("ALTER ROLE CURRENT_USER SET work_mem = '5MB'");
+    resume_worker();
+    ok($session->until(ran("retired then, $queue"), 30), '... the worker is to leave: another one runs it');
+    is($session->value("SELECT concat_ws('|', attempt, losses) FROM underway.status('$id')"), '1|0', '... as if nobody had taken it');
+}
+is($session->value('SELECT ' . ran('cancelled then')), 'f', 'nothing that was cancelled has run');
+
+# A handler that comes to be somebody else's is not run with the rights of the queue's owner.
+$session->value(<<'END');
+CREATE ROLE owner LOGIN;
+CREATE ROLE another;
+GRANT CREATE ON SCHEMA public TO another, owner;
+CREATE FUNCTION theirs(input jsonb) RETURNS void LANGUAGE sql AS 'SELECT';
+ALTER FUNCTION theirs OWNER TO owner;
+SELECT underway.create_queue('theirs', 'theirs', run_as => 'owner');
+SELECT underway.enqueue('theirs');
+END
+ok($session->until("EXISTS (SELECT FROM underway_internal.workers() w WHERE w.role = 'owner'::regrole AND w.state = 'idle')", 60), 'a worker of another role is there');
+$session->value('ALTER FUNCTION theirs OWNER TO another');
+$id = $client->value("SELECT underway.enqueue('theirs')");
+ok($session->until("underway.why('$id') ~ 'blocked'", 30), 'a handler that is another role\'s by now blocks the queue');
+is($session->value("SELECT concat_ws('|', state, attempt, failures) FROM underway.status('$id')"), 'pending|0|0', '... and has not run');
+$session->value("SELECT underway.drop_queue('theirs', force => true)");
+$session->value("DROP FUNCTION theirs; DROP OWNED BY owner, another; DROP ROLE owner, another");
+$session->value("SELECT put('own')");
+ok($session->until(ran('own'), 60), '... others run');
+
 # The server goes down.
 hold('server killed');
 my ($killed) = $session->pids('worker');
@@ -233,7 +317,18 @@ $session->value("SELECT put('after the crash')");
 ok($session->until(ran('after the crash'), 60), '... and goes on');
 is($session->value('SELECT ' . ran('server killed')), 'f', '... the task never was');
 
+stop_worker('server killed then');
+kill 'KILL', $stopped;
+for my $s ($session, $client, $holder) { $s->query('SELECT'); 1 until $s->connect }
+ok($session->until(ran('server killed then'), 60), '... the server goes down: it runs after the recovery');
+is($session->value("SELECT concat_ws('|', attempt, crashes) FROM underway.status('$id')"), '2|1', '... charged with a crash, as what was in progress');
+
 is($session->value(q[SELECT count(*) FROM ran GROUP BY name HAVING count(*) > 1]), '', 'nothing ran twice');
 is($session->value('SELECT count(*) FROM underway_internal.task'), 0, 'nothing is left');
 is($session->value('SELECT string_agg(problem, $$ $$) FROM underway.check_health()'), '', 'all is well');
+
+# An extension that is gone before the commit.
+rest();
+$client->value("BEGIN;\nSELECT put('last');\nDROP EXTENSION underway CASCADE;\nCOMMIT");
+is($session->value("SELECT count(*) FROM pg_extension WHERE extname = 'underway'"), 0, 'DROP EXTENSION after an enqueue commits');
 done_testing();
