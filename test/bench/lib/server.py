@@ -75,10 +75,12 @@ class Server:
         started = self.start_pgbench(database, script, clients, seconds, transactions, rate, mode, options)
         return started.tps(timeout=(seconds or 60) + 120)
 
-    def start_pgbench(self, database, script, clients, seconds=None, transactions=None, rate=None, mode="prepared", options=""):
+    def start_pgbench(self, database, script, clients, seconds=None, transactions=None, rate=None, mode="prepared", options="", log=None):
+        """log: with which its files begin, which tell when each transaction ended."""
         arguments = ["pgbench", "-n", "-M", mode, "-c", str(clients), "-j", str(min(clients, os.cpu_count()))]
         arguments += ["-t", str(transactions)] if transactions else ["-T", str(seconds)]
         arguments += ["-R", str(rate)] if rate else []
+        arguments += ["-l", "--log-prefix", log] if log else []
         if script != "tpcb-like":
             with tempfile.NamedTemporaryFile("w", suffix=".sql", dir=self.folder, delete=False) as file:
                 file.write(script)
