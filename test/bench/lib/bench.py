@@ -30,15 +30,16 @@ class Bench:
         return self.pick(3, 9)
 
     def best_of(self, numbers, measure):
-        """measure(number, rounds) gives (figures, limits); those of the number with the highest median figure, and all that
-        was tried. The long form measures every number fully, the short one goes on with the one that was best at first."""
-        tried = {number: measure(number, self.pick(1, self.rounds)) for number in numbers}
-        best = max(tried, key=lambda number: statistics.median(tried[number][0]))
-        figures, limits = tried[best]
-        if not self.long:
-            more = measure(best, self.rounds - 1)
-            figures, limits = figures + more[0], limits + more[1]
-        return best, figures, limits, {str(number): {"figures": f, "limits": l} for number, (f, l) in tried.items()}
+        """measure(number) is one round and gives a tuple that begins with the figure; the number with the highest median
+        figure, its rounds, and all that was tried. The long form measures every number in all rounds, the short one goes on
+        with the one that was best at first."""
+        tried = {number: [] for number in numbers}
+        for _ in range(self.pick(1, self.rounds)):
+            for number in numbers:
+                tried[number].append(measure(number))
+        best = max(tried, key=lambda number: statistics.median(figure for figure, *_ in tried[number]))
+        tried[best] += [measure(best) for _ in range(self.rounds - len(tried[best]))]
+        return best, tried[best], tried
 
     def seconds(self, short, long_minutes):
         """How long a run over time takes; MINUTES overrides both."""
@@ -47,10 +48,8 @@ class Bench:
         return self.pick(short, round(60 * long_minutes))
 
     def configure(self, **settings):
-        """Restarts the server with these settings, unless it has them."""
-        wanted = {name.replace("__", "."): value for name, value in settings.items()}
-        if any(self.server.settings.get(name) != value for name, value in wanted.items()):
-            self.server.restart(**settings)
+        """The server has these settings from now on, and its usual ones else."""
+        self.server.reload(**settings)
 
     def copy_of_server(self, name):
         other = Server(name, copy_of=self.server)
@@ -122,14 +121,14 @@ class Database:
             raise RuntimeError(f"{task} is {state} after {seconds} s: {self.value(f'''SELECT underway.why('{task}')''')}")
 
     def warm(self, queue, workers):
-        """Until so many workers have started: they stay for a minute after their last task."""
+        """Until so many workers have started, and what was more of them has left: they stay for a minute after their last task."""
         self.run("CREATE OR REPLACE FUNCTION a_while(jsonb) RETURNS void LANGUAGE sql AS 'SELECT pg_sleep(0.1)'")
         if self.value("SELECT count(*) FROM underway.queues WHERE name = 'warm_up'") == "0":
             self.queue("warm_up", "a_while")
         deadline = time.monotonic() + 60
-        while int(self.value("SELECT count(*) FROM underway.workers WHERE state <> 'starting'")) < workers:
+        while int(self.value("SELECT count(*) FROM underway.workers WHERE state <> 'starting'")) != workers:
             if time.monotonic() > deadline:
-                raise RuntimeError(f"fewer than {workers} workers after a minute")
+                raise RuntimeError(f"not {workers} workers after a minute")
             self.fill("warm_up", workers)
             self.wait_for(self.value("SELECT underway.enqueue('warm_up', priority => 15)"), 60)
         self.wait_for(self.value(f"SELECT underway.enqueue('{queue}')"), 60)
@@ -176,7 +175,7 @@ def others_share():
             ticks = [int(word) for word in file.readline().split()[1:9]]
         return sum(ticks), ticks[3]  # waiting for the disk counts as use
     before = times()
-    time.sleep(0.5)
+    time.sleep(0.3)
     total, idle = (now - then for now, then in zip(times(), before))
     return 1 - idle / max(total, 1)
 

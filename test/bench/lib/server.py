@@ -32,13 +32,7 @@ class Server:
             command("initdb", "-D", self.data, "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8")
 
     def start(self, **changes):
-        """With these settings changed from what they were at the last start; None: not set at all."""
-        for name, value in changes.items():
-            self.settings[name.replace("__", ".")] = value
-        with open(os.path.join(self.data, "postgresql.auto.conf"), "w") as conf:
-            for name, value in {**self.settings, "unix_socket_directories": self.folder}.items():
-                if value is not None:
-                    conf.write(f"{name} = '{value}'\n")
+        self.set(changes)
         command("pg_ctl", "start", "-D", self.data, "-l", self.log, "-w", "-t", "60", "-s")
         self.running = True
 
@@ -51,6 +45,19 @@ class Server:
     def restart(self, **changes):
         self.stop()
         self.start(**changes)
+
+    def reload(self, **changes):
+        """For settings that need no restart; its processes hear of them some milliseconds later."""
+        self.set(changes)
+        command("pg_ctl", "reload", "-D", self.data, "-s")
+
+    def set(self, changes):
+        """Its settings are SETTINGS with these changes; None: not set at all."""
+        self.settings = {**SETTINGS, **{name.replace("__", "."): value for name, value in changes.items()}}
+        with open(os.path.join(self.data, "postgresql.auto.conf"), "w") as conf:
+            for name, value in {**self.settings, "unix_socket_directories": self.folder}.items():
+                if value is not None:
+                    conf.write(f"{name} = '{value}'\n")
 
     def remove(self):
         self.stop("immediate")
@@ -68,10 +75,12 @@ class Server:
         started = self.start_pgbench(database, script, clients, seconds, transactions, rate, mode, options)
         return started.tps(timeout=(seconds or 60) + 120)
 
-    def start_pgbench(self, database, script, clients, seconds=None, transactions=None, rate=None, mode="prepared", options=""):
+    def start_pgbench(self, database, script, clients, seconds=None, transactions=None, rate=None, mode="prepared", options="", log=None):
+        """log: with which its files begin, which tell when each transaction ended."""
         arguments = ["pgbench", "-n", "-M", mode, "-c", str(clients), "-j", str(min(clients, os.cpu_count()))]
         arguments += ["-t", str(transactions)] if transactions else ["-T", str(seconds)]
         arguments += ["-R", str(rate)] if rate else []
+        arguments += ["-l", "--log-prefix", log] if log else []
         if script != "tpcb-like":
             with tempfile.NamedTemporaryFile("w", suffix=".sql", dir=self.folder, delete=False) as file:
                 file.write(script)

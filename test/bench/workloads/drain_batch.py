@@ -11,22 +11,19 @@ WORKERS = (2, 4)
 
 
 def run(bench):
-    workers, figures, limits, tried = bench.best_of(WORKERS, lambda *how: measure(bench, bench.pick(20_000, 400_000), *how))
+    with bench.database("drain_batch") as db:
+        db.queue("q", "nothing", batch=100)
+        db.run(COPIES)
+        workers, rounds, tried = bench.best_of(WORKERS, lambda workers: measure(bench, db, bench.pick(20_000, 400_000), workers))
+    figures, limits = zip(*rounds)
     yield Row("drain, batch => 100, kept", "/s", figures, limits, at_least=0.9,
               limit="hand-written claim and finish of 100 rows, two commits", note=f"{workers} workers", detail=tried)
 
 
-def measure(bench, tasks, workers, rounds):
+def measure(bench, db, tasks, workers):
     bench.configure(underway__max_workers=workers)
-    figures, limits = [], []
-    with bench.database("drain") as db:
-        db.queue("q", "nothing", batch=100)
-        db.run(COPIES)
-        for _ in range(rounds):
-            db.warm("q", workers)
-            figures.append(db.drain("q", tasks))
-            limits.append(by_hand(db, tasks, workers))
-    return figures, limits
+    db.warm("q", workers)
+    return db.drain("q", tasks), by_hand(db, tasks, workers)
 
 
 def by_hand(db, tasks, clients):

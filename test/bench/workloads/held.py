@@ -24,13 +24,13 @@ ENQUEUE = "SELECT underway.enqueue('q', jsonb_build_object('t', extract(epoch FR
 def run(bench):
     # Ten times as often as by default, so that it falls into short runs too.
     bench.configure(underway__max_workers=WORKERS, underway__safety_check_interval="30s")
-    seconds = bench.seconds(5, 30)
+    seconds = bench.seconds(4, 30)
     after = max(8, min(60, seconds))
     with bench.database("held") as db:
         db.run(HANDLER)
         db.queue("q", "see")
         db.warm("q", WORKERS)
-        db.pgbench(ENQUEUE, 8, seconds=2, rate=RATE)
+        db.pgbench(ENQUEUE, 8, seconds=1, rate=RATE)
         free = load(db, seconds)
         limit = look(db, *free)
         holder = db.session()

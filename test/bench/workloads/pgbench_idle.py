@@ -28,12 +28,12 @@ def run(bench):
                         figures.append(server.pgbench(db.name, "tpcb-like", CLIENTS, transactions=bench.pick(60, 4000)))
         finally:
             other.remove()
-            bench.server.restart(shared_preload_libraries="underway", underway__max_workers=4)
+            bench.server.restart()
     yield row
 
 
 def prepare(ours, theirs):
-    ours.restart(shared_preload_libraries="underway", underway__max_workers=4)
+    ours.restart()
     theirs.restart(shared_preload_libraries="", underway__max_workers=None)
     for server in (ours, theirs):
         server.pgbench("tpcb", "tpcb-like", CLIENTS, transactions=100)

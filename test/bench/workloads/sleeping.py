@@ -1,4 +1,4 @@
-"""1,000,000 sleeping runs (short: 20,000): starting them, what they cost while they sleep, and waking 1,000 that are due.
+"""1,000,000 sleeping runs (short: 10,000): starting them, what they cost while they sleep, and waking 1,000 that are due.
 
 They sleep for 30 days; the others for an hour. These are woken by setting the clock an hour ahead, which makes 1,000 due at once: timed to
 the end of the last. Limit of that: the same in an empty database. Idle cost as in idle.py."""
@@ -13,7 +13,7 @@ WOKEN = 1_000
 
 def run(bench):
     bench.configure(underway__max_workers=4)
-    runs = bench.pick(20_000, 1_000_000)
+    runs = bench.pick(10_000, 1_000_000)
     with bench.database("sleeping") as db:
         prepare(db)
         limits = [wake(db) for _ in range(bench.rounds)]
@@ -25,7 +25,7 @@ def run(bench):
         after = int(db.value("SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relkind = 'r' AND relnamespace = 'underway_internal'::regnamespace"))
         yield Row("a sleeping run on disk", "bytes", [(after - before) / runs], note="with indexes")
         db.settle()
-        time.sleep(3)
+        time.sleep(1)
         seconds = bench.seconds(2, 2)
         before = cost(bench.server)
         time.sleep(seconds)
