@@ -19,6 +19,7 @@ class Bench:
         self.minutes_asked = minutes
         self.server = Server("main")
         self.server.start()
+        self.prepare()
         self.others = []
         self.rows = []  # of the workloads before this one
 
@@ -56,15 +57,20 @@ class Bench:
         self.others.append(other)
         return other
 
+    def prepare(self):
+        """What each database is a copy of; it has no queue, which would be held in a copy."""
+        with self.server.session() as admin:
+            admin.run("CREATE DATABASE prepared")
+        with self.server.session("prepared") as session:
+            session.run("CREATE EXTENSION underway")
+            session.run("CREATE FUNCTION nothing(jsonb) RETURNS void LANGUAGE plpgsql AS 'BEGIN END'")
+
     @contextmanager
     def database(self, name):
         """A database of its own for a workload, with the extension; dropped after it."""
         with self.server.session() as admin:
-            admin.run(f"CREATE DATABASE {name}")
+            admin.run(f"CREATE DATABASE {name} TEMPLATE prepared")
         try:
-            with self.server.session(name) as session:
-                session.run("CREATE EXTENSION underway")
-                session.run("CREATE FUNCTION nothing(jsonb) RETURNS void LANGUAGE plpgsql AS 'BEGIN END'")
             yield Database(self.server, name)
         finally:
             with self.server.session() as admin:

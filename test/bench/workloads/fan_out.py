@@ -1,25 +1,24 @@
 """A map over 100, 1,000 and 10,000 items with a handler that does nothing: what a child costs, from the start of the run to its end.
 
 No limit but its own figure with 100 items: the cost of a child must not grow with their number. Of 100 items 10 runs, of 1,000 items
-2 runs are measured one after the other, so that each figure is of a thousand children or more. Outputs are collected, in order."""
+2 (long: 5) runs are measured one after the other, so that each figure is of a thousand children or more. Outputs are collected, in order."""
 
 import time
 
 from lib.measure import Row
 
-RUNS = {100: 10, 1_000: 2, 10_000: 1}
-
 
 def run(bench):
     bench.configure(underway__max_workers=4)
-    figures = {items: [] for items in RUNS}
+    runs_of = {100: 10, 1_000: bench.pick(2, 5), 10_000: 1}
+    figures = {items: [] for items in runs_of}
     with bench.database("fan_out") as db:
         db.queue("q", "nothing")
         db.run("CREATE FUNCTION items(input jsonb) RETURNS SETOF int LANGUAGE sql AS 'SELECT generate_series(1, ($1)::int)'")
         db.run("SELECT underway.create_workflow('fan', ARRAY[underway.map('m', 'nothing', over => 'items')])")
         for _ in range(bench.pick(2, 15)):
             db.warm("q", 4)
-            for items, runs in RUNS.items():
+            for items, runs in runs_of.items():
                 db.settle()
                 began = time.monotonic()
                 for _ in range(runs):
