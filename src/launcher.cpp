@@ -208,7 +208,7 @@ void run() {
   find_databases();
   for (;;) {
     TimestampTz next = GetCurrentTimestamp() + 3600 * USECS_PER_SEC;
-    free_abandoned_slots();
+    free_orphaned_slots();
     forget_lost_databases();
     pg::call([&] {
       MemoryContextSwitchTo(TopMemoryContext);

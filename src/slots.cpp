@@ -122,7 +122,7 @@ void worker_left(Oid database) noexcept {
   }
 }
 
-void free_abandoned_slots() noexcept {
+void free_orphaned_slots() noexcept {
   for (int n = 0; n < shared->slots_size; n++) {
     worker_slot* slot = slot_at(n);
     if (slot->state == slot_state::dead && find_database(slot->database, false) == nullptr) {

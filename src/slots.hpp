@@ -17,8 +17,8 @@ enum class slot_state : uint32 {
   reserved,  // the same, and some transaction is about to hand it a task (hand_over.hpp), whose end
              // makes it busy
   abandoned,  // reserved, and the process is gone: that transaction's end makes it dead
-  dead  // the process is gone and left tasks: the coordinator reclaims them, then frees the slot
-        // (without one: the launcher)
+  dead  // the process is gone and may have left tasks: the coordinator reclaims them, then frees
+        // the slot (without one: the launcher)
 };
 
 // How a worker ended that held tasks.
@@ -111,7 +111,7 @@ const char* worker_name(const worker_slot* slot) noexcept;
 void worker_left(Oid database) noexcept;
 
 // Nobody reclaims tasks of a database that is gone, or whose extension is.
-void free_abandoned_slots() noexcept;
+void free_orphaned_slots() noexcept;
 
 // Makes up to `wanted` idle workers of the pool (InvalidOid: of any role) busy and wakes them;
 // returns how many.

@@ -1,10 +1,11 @@
 // What a transaction has done that others must hear of when it ends: rows made pending or locked,
 // queues changed, tasks finished. Runs in: any backend and our own processes. Error discipline:
-// note_* are called inside pg::call and may raise; what runs at the end of the transaction is
-// noexcept and allocates nothing, since an error there would be a PANIC (xact.c). Invariant: after
-// the commit is visible, marks are lowered first; sleepers are woken when the locks are released
-// too, and what the transaction changed in the catalogs was made known (xact.c, CommitTransaction).
-// So whoever is woken waits for nothing and sees all.
+// note_* are called inside pg::call and may raise; so may the hand-over before the commit
+// (hand_over.hpp); what runs at the end of the transaction is noexcept and allocates nothing, since
+// an error there would be a PANIC (xact.c). Invariant: after the commit is visible, marks are
+// lowered first; sleepers are woken when the locks are released too, and what the transaction
+// changed in the catalogs was made known (xact.c, CommitTransaction). So whoever is woken waits for
+// nothing and sees all.
 #pragma once
 
 #include "marks.hpp"

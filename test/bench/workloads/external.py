@@ -15,7 +15,7 @@ SELECT cardinality(underway.complete_many(:leases));
 def run(bench):
     row = Row("external, dequeue 100 + complete_many 100", "/s", [], [], at_least=0.8,
               limit="the same by hand-written SQL", note=f"{CLIENTS} clients")
-    rounds_each = bench.pick(40, 600)
+    rounds_each = bench.pick(30, 600)
     tasks = 100 * rounds_each * CLIENTS
     with bench.database("external") as db:
         db.queue("q")

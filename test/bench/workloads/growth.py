@@ -15,7 +15,7 @@ LOOK = """SELECT pg_relation_size(c.oid), pg_indexes_size(c.oid), s.n_dead_tup, 
 
 def run(bench):
     bench.configure(underway__max_workers=4)
-    seconds = bench.seconds(6, 60)
+    seconds = bench.seconds(5, 60)
     with bench.database("growth") as db:
         db.queue("q", "nothing")
         db.warm("q", 4)

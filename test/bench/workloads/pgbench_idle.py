@@ -25,7 +25,7 @@ def run(bench):
                 for pair in range(PAIRS // 2):
                     for first in (True, False):
                         server, figures = (ours, row.figures) if first == (pair % 2 == 0) else (theirs, row.limits)
-                        figures.append(server.pgbench(db.name, "tpcb-like", CLIENTS, transactions=bench.pick(40, 4000)))
+                        figures.append(server.pgbench(db.name, "tpcb-like", CLIENTS, transactions=bench.pick(30, 4000)))
         finally:
             other.remove()
             bench.server.restart()
@@ -36,7 +36,7 @@ def prepare(ours, theirs):
     ours.restart()
     theirs.restart(shared_preload_libraries="", underway__max_workers=None)
     for server in (ours, theirs):
-        server.pgbench("tpcb", "tpcb-like", CLIENTS, transactions=100)
+        server.pgbench("tpcb", "tpcb-like", CLIENTS, transactions=50)
         with server.session("tpcb") as session:
             session.run("VACUUM pgbench_branches")
             session.run("CHECKPOINT")
