@@ -181,7 +181,7 @@ def others_share():
             ticks = [int(word) for word in file.readline().split()[1:9]]
         return sum(ticks), ticks[3]  # waiting for the disk counts as use
     before = times()
-    time.sleep(0.3)
+    time.sleep(0.2)
     total, idle = (now - then for now, then in zip(times(), before))
     return 1 - idle / max(total, 1)
 

@@ -16,7 +16,7 @@ def run(bench):
         db.queue("q", "nothing")
         db.run("CREATE FUNCTION items(input jsonb) RETURNS SETOF int LANGUAGE sql AS 'SELECT generate_series(1, ($1)::int)'")
         db.run("SELECT underway.create_workflow('fan', ARRAY[underway.map('m', 'nothing', over => 'items')])")
-        for _ in range(bench.pick(2, 15)):
+        for _ in range(bench.pick(1, 15)):
             db.warm("q", 4)
             for items, runs in runs_of.items():
                 db.settle()

@@ -24,7 +24,7 @@ ENQUEUE = "SELECT underway.enqueue('q', jsonb_build_object('t', extract(epoch FR
 def run(bench):
     # Ten times as often as by default, so that it falls into short runs too.
     bench.configure(underway__max_workers=WORKERS, underway__safety_check_interval="30s")
-    seconds = bench.seconds(4, 30)
+    seconds = bench.seconds(3, 30)
     after = max(8, min(60, seconds))
     with bench.database("held") as db:
         db.run(HANDLER)

@@ -16,7 +16,7 @@ def run(bench):
     runs = bench.pick(10_000, 1_000_000)
     with bench.database("sleeping") as db:
         prepare(db)
-        limits = [wake(db) for _ in range(bench.rounds)]
+        limits = [wake(db) for _ in range(bench.pick(2, 9))]
         before = int(db.value("SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relkind = 'r' AND relnamespace = 'underway_internal'::regnamespace"))
         began = time.monotonic()
         for _ in range(0, runs, 10_000):
@@ -33,7 +33,7 @@ def run(bench):
         spent = [sum(after[pid][n] - before.get(pid, (0, 0))[n] for pid in after) for n in (0, 1)]
         yield Row(f"{runs:,} runs asleep: processor", "ms/min", [1000 * spent[0] * 60 / seconds], note=f"{seconds} s")
         yield Row(f"{runs:,} runs asleep: wake-ups", "/min", [spent[1] * 60 / seconds], at_most=1)
-        figures = [wake(db) for _ in range(bench.rounds)]
+        figures = [wake(db) for _ in range(bench.pick(2, 9))]
         yield Row(f"waking {WOKEN:,} among {runs:,}", "/s", figures, limits, at_least=0.8, limit="the same with none around")
 
 

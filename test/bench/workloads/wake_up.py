@@ -26,7 +26,7 @@ def run(bench):
         with Load(db.server, db.name, ENQUEUE, 16) as load:
             for mask in 2 * PAIRS * (0, UNHEARD, UNHEARD, 0):
                 db.run(f"SELECT underway_internal.arm_waitpoints({mask})")
-                spans[mask].append(load.span(bench.pick(0.06, 1.25)))
+                spans[mask].append(load.span(bench.pick(0.05, 1.25)))
     figures, limits = (load.rates(some, PAIRS) for some in spans.values())
     yield Row("16 clients enqueue, workers busy", "/s", figures, limits, most_loss=0.02, limit="the same without the wake-up",
               note=f"{PAIRS} pairs")
