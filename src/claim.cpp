@@ -225,24 +225,14 @@ claimed_rows claim_rows(const claim_source& from, int priority, const row_key& s
   });
 }
 
-bool is_claimable(const handed_task& task, const Interval* ttl) {
+bool claim_own(handed_task* task, const Interval* ttl, const worker_slot* (*reserve)()) {
   pg::table t;
   open_tasks(&t);
   PushActiveSnapshot(GetTransactionSnapshot());
-  const bool is = stands_at(&t, &task.id, task.at) &&
-                  pg::is_word(t.value(at[col::state]), "pending") &&
-                  !is_expired(t, ttl, clock_now());
-  t.close();
-  PopActiveSnapshot();
-  return is;
-}
-
-bool claim_for(const worker_slot* slot, handed_task* task) {
-  const claimer who = begin_claims(slot, worker_name(slot));
-  pg::table t;
-  open_tasks(&t);
-  PushActiveSnapshot(GetTransactionSnapshot());
-  const bool done = stands_at(&t, &task->id, task->at) && take(&t, who, nullptr);
+  bool done = stands_at(&t, &task->id, task->at) &&
+              pg::is_word(t.value(at[col::state]), "pending") && !is_expired(t, ttl, clock_now());
+  const worker_slot* slot = done ? reserve() : nullptr;
+  done = slot != nullptr && take(&t, begin_claims(slot, worker_name(slot)), nullptr);
   if (done) {
     task->at = t.written_at();
   }

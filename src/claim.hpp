@@ -41,12 +41,11 @@ bool first_pending(int queue_id, int priority, const row_key& start, const row_k
 claimed_rows claim_rows(const claim_source& from, int priority, const row_key& start, int max_tasks,
                         int most_crashes, MemoryContext memory, claimed_task* tasks);
 
-// A pending task that this transaction has made itself, looked at where it was inserted. False: it
-// has been changed since, has lapsed by its own ttl or its queue's (or null), or is gone. This and
-// claim_for() are server code, for who has no frame with a destructor.
-bool is_claimable(const handed_task& task, const Interval* ttl);
-// The same task, for that worker; where it stands then.
-bool claim_for(const worker_slot* slot, handed_task* task);
+// A pending task that this transaction has made itself, looked at where it was inserted; where it
+// stands then. False: it has been changed since, has lapsed by its own ttl or its queue's (or
+// null), or is gone; or reserve(), which is asked after that, knows no worker for it. Server code,
+// for who has no frame with a destructor.
+bool claim_own(handed_task* task, const Interval* ttl, const worker_slot* (*reserve)());
 // What somebody else has claimed for this worker. False: it is not this worker's any more.
 bool read_claimed(const handed_task& handed, int max_attempts, MemoryContext memory,
                   claimed_task* task);

@@ -55,6 +55,11 @@ void let_go_of(worker_slot* slot) noexcept {
   }
 }
 
+// So that nothing is looked at while all are busy.
+bool has_idle(Oid role) noexcept {
+  return OidIsValid(role) && count_workers(MyDatabaseId, role).idle > 0;
+}
+
 worker_slot* reserve_idle(Oid role) noexcept {
   for (int n = 0; n < shared->slots_size; n++) {
     worker_slot* slot = slot_at(n);
@@ -70,18 +75,16 @@ worker_slot* reserve_idle(Oid role) noexcept {
   return nullptr;
 }
 
-bool claim_for_idle(Oid role) {
-  if (!is_claimable(mine.task, mine.lapses ? &mine.ttl : nullptr)) {
-    return false;
-  }
-  reserved = reserve_idle(role);
+// Of what follows nothing is undone before the end of the transaction; so the worker stays reserved
+// until then, whatever comes of it.
+const worker_slot* reserve() {
+  reserved = reserve_idle(mine.queue->role);
   if (reserved == nullptr) {
-    return false;
+    return nullptr;
   }
   reserved->queue_id = mine.queue_id;
   reserved->tasks = 1;
-  claimed = record_handed(reserved, mine.task.id) && claim_for(reserved, &mine.task);
-  return claimed;
+  return record_handed(reserved, mine.task.id) ? reserved : nullptr;
 }
 
 }  // namespace
@@ -104,19 +107,18 @@ void offer(queue_entry* q, int queue_id, int priority, const row_key& key, const
 void withdraw_offer(SubTransactionId from) noexcept { mine.is = mine.is && mine.made_in < from; }
 
 bool hand_over() {
-  const Oid role = mine.is ? mine.queue->role.load() : InvalidOid;
   // The last: this transaction may have dropped the extension.
-  if (!OidIsValid(role) || !may_hand_over() || !is_open(mine.queue, mine.queue_id) ||
+  if (!may_hand_over() || !is_open(mine.queue, mine.queue_id) || !has_idle(mine.queue->role) ||
       !OidIsValid(get_namespace_oid("underway_internal", true))) {
     return false;
   }
   MemoryContext before = MemoryContextSwitchTo(TopTransactionContext);
-  const bool done = claim_for_idle(role);
+  claimed = claim_own(&mine.task, mine.lapses ? &mine.ttl : nullptr, reserve);
   MemoryContextSwitchTo(before);
-  if (done) {
+  if (claimed) {
     waitpoint(waitpoint_id::handed);
   }
-  return done;
+  return claimed;
 }
 
 void end_hand_over(bool committed) noexcept {

@@ -303,11 +303,9 @@ bool read_handed(const handed_task& handed, queue_info* q) {
   if (q != nullptr) {
     q->why = pg::call([q] { return check_handler(q); });
   }
-  bool found = false;
-  {
-    pg::as_owner owner(true);
-    found = read_claimed(handed, q != nullptr ? q->max_attempts : 0, in_hand.memory, in_hand.tasks);
-  }
+  pg::call([] { pg::lock_first(); });
+  const bool found =
+      read_claimed(handed, q != nullptr ? q->max_attempts : 0, in_hand.memory, in_hand.tasks);
   tx.commit();
   if (q != nullptr && q->why != obstacle::none) {
     tell_blocked();
