@@ -30,16 +30,14 @@ class Bench:
     def rounds(self):
         return self.pick(3, 9)
 
-    def best_of(self, numbers, measure):
+    def best_of(self, numbers, usual, measure):
         """measure(number) is one round and gives a tuple that begins with the figure; the number with the highest median
-        figure, its rounds, and all that was tried. The long form measures every number in all rounds, the short one goes on
-        with the one that was best at first."""
-        tried = {number: [] for number in numbers}
-        for _ in range(self.pick(1, self.rounds)):
-            for number in numbers:
-                tried[number].append(measure(number))
+        figure, its rounds, and all that was tried. The short form tries none but the usual one."""
+        tried = {number: [] for number in self.pick((usual,), numbers)}
+        for _ in range(self.rounds):
+            for number, rounds in tried.items():
+                rounds.append(measure(number))
         best = max(tried, key=lambda number: statistics.median(figure for figure, *_ in tried[number]))
-        tried[best] += [measure(best) for _ in range(self.rounds - len(tried[best]))]
         return best, tried[best], tried
 
     def seconds(self, short, long_minutes):

@@ -14,7 +14,7 @@ def run(bench):
     with bench.database("drain_batch") as db:
         db.queue("q", "nothing", batch=100)
         db.run(COPIES)
-        workers, rounds, tried = bench.best_of(WORKERS, lambda workers: measure(bench, db, bench.pick(20_000, 400_000), workers))
+        workers, rounds, tried = bench.best_of(WORKERS, 4, lambda workers: measure(bench, db, bench.pick(20_000, 400_000), workers))
     figures, limits = zip(*rounds)
     yield Row("drain, batch => 100, kept", "/s", figures, limits, at_least=0.9,
               limit="hand-written claim and finish of 100 rows, two commits", note=f"{workers} workers", detail=tried)

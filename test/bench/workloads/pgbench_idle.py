@@ -25,7 +25,7 @@ def run(bench):
                 for pair in range(PAIRS // 2):
                     for first in (True, False):
                         server, figures = (ours, row.figures) if first == (pair % 2 == 0) else (theirs, row.limits)
-                        figures.append(server.pgbench(db.name, "tpcb-like", CLIENTS, transactions=bench.pick(40, 4000)))
+                        figures.append(server.pgbench(db.name, "tpcb-like", CLIENTS, transactions=bench.pick(30, 4000)))
         finally:
             other.remove()
             bench.server.restart()
