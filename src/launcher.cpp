@@ -208,8 +208,8 @@ void run() {
   find_databases();
   for (;;) {
     TimestampTz next = GetCurrentTimestamp() + 3600 * USECS_PER_SEC;
-    free_orphaned_slots();
     forget_lost_databases();
+    free_orphaned_slots();  // theirs too: the next round may be an hour away
     pg::call([&] {
       MemoryContextSwitchTo(TopMemoryContext);
       process::house_keeping();

@@ -82,9 +82,13 @@ is($session->value("SELECT count(*) FROM ran WHERE name = 'none'"), 0, 'what was
 rest();
 my $recorded = $session->value('SELECT xmin, ctid, * FROM underway_internal.claim');
 $client->query("BEGIN;\nSAVEPOINT s;\nSELECT put('none');\nROLLBACK TO SAVEPOINT s");
-$session->value("BEGIN;\nLOCK TABLE underway_internal.task IN ACCESS EXCLUSIVE MODE");
-$client->value('COMMIT');
-$session->value('COMMIT');
+my $locker = Session->new($node);
+my $committer = $client->value('SELECT pg_backend_pid()');
+$locker->value("BEGIN;\nLOCK TABLE underway_internal.task IN ACCESS EXCLUSIVE MODE");
+$client->send('COMMIT');
+ok($session->until("(SELECT state = 'idle' FROM pg_stat_activity WHERE pid = $committer)", 30), 'a commit with a task that was rolled back does not wait for the table');
+$locker->value('COMMIT');
+$client->receive;
 is($session->value('SELECT xmin, ctid, * FROM underway_internal.claim'), $recorded, 'one task that is rolled back alone is not handed over');
 rest();
 
@@ -326,6 +330,36 @@ is($session->value("SELECT concat_ws('|', attempt, crashes) FROM underway.status
 is($session->value(q[SELECT count(*) FROM ran GROUP BY name HAVING count(*) > 1]), '', 'nothing ran twice');
 is($session->value('SELECT count(*) FROM underway_internal.task'), 0, 'nothing is left');
 is($session->value('SELECT string_agg(problem, $$ $$) FROM underway.check_health()'), '', 'all is well');
+
+# Who may only enqueue hands over too, and can do nothing else by it.
+$session->value(<<'END');
+CREATE ROLE web LOGIN;
+SELECT underway.grant_queue('q', 'web', '{enqueue}');
+END
+rest();
+my $web = Session->new($node, user => 'web');
+my ($by) = $web->value("BEGIN;\nSELECT underway.enqueue('q', '{\"name\": \"web\"}');\nSELECT pg_current_xact_id()::xid;\nCOMMIT") =~ /(\d+)\s*$/;
+ok($session->until(ran('web'), 30), 'a role that may only enqueue: its task runs');
+is($session->value("SELECT claim = '$by' FROM ran WHERE name = 'web'"), 't', '... handed over');
+$web->query('SELECT * FROM underway_internal.claim');
+is($web->state, '42501', '... and what it wrote in there it cannot read');
+is($web->value('SELECT current_user'), 'web', '... and it is who it was');
+
+# Another session drops the database while a task is handed over in it.
+$session->value('CREATE DATABASE other');
+my $inside = Session->new($node, dbname => 'other');
+$inside->value("CREATE EXTENSION underway;\nCREATE FUNCTION nothing() RETURNS void LANGUAGE sql AS 'SELECT';\nSELECT underway.create_queue('q', 'nothing');\nSELECT underway.enqueue('q')");
+my $theirs = "(SELECT oid FROM pg_database WHERE datname = 'other')";
+ok($session->until("EXISTS (SELECT FROM underway_internal.workers() w WHERE w.database = $theirs AND w.state = 'idle')", 60), 'another database has an idle worker');
+my $gate = Session->new($node, dbname => 'other');
+$gate->value('SELECT pg_advisory_lock(7867, 13), underway_internal.arm_waitpoints(1 << 13)');
+$inside->send("SELECT underway.enqueue('q')");
+ok($session->until("EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND database = $theirs AND classid = 7867 AND objid = 13 AND NOT granted)", 30), '... that is being handed a task');
+$session->value('DROP DATABASE other WITH (FORCE)');
+$session->value('SELECT underway_internal.arm_waitpoints(0)');
+ok($session->until('NOT EXISTS (SELECT FROM underway_internal.workers() w WHERE w.database NOT IN (SELECT oid FROM pg_database))', 30), 'DROP DATABASE: no slot is left of it');
+$session->value("SELECT put('after the drop')");
+ok($session->until(ran('after the drop'), 60), '... and others run');
 
 # An extension that is gone before the commit.
 rest();
