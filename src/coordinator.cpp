@@ -374,7 +374,12 @@ bool start_coordinator(database_entry* entry, int number, BackgroundWorkerHandle
 void underway_coordinator_main(Datum arg) {
   using namespace underway;
   attach(DatumGetInt32(arg));
-  process::start(db->oid, InvalidOid, MyBgworkerEntry->bgw_name);
+  const Oid database = db->oid;
+  if (!OidIsValid(database)) {  // being forgotten, by who has not seen that this process has come
+    how = ending::at_once;
+    proc_exit(0);
+  }
+  process::start(database, InvalidOid, MyBgworkerEntry->bgw_name);
   pg::boundary([] {
     try {
       run();
