@@ -78,13 +78,17 @@ bool should_leave() noexcept {
   return my_slot->retire || database->holds > 0 || milliseconds_left() < 0;
 }
 
+// Under the slot's lock: it is this worker's still, and nobody wants it back. Of what was cancelled
+// before it begins nothing runs, however late the coordinator is.
+bool is_mine(int i) noexcept { return i < my_slot->prefetched && !my_slot->overdue; }
+
 // False: another of those that were claimed is not to be begun here.
 bool begin(int i) {
   if (i > 0 && should_leave()) {
     return false;
   }
   SpinLockAcquire(&my_slot->mutex);
-  const bool mine = i < my_slot->prefetched;
+  const bool mine = is_mine(i);
   if (mine) {
     my_slot->begun = i + 1;
   }
@@ -314,10 +318,10 @@ bool read_handed(const handed_task& handed, queue_info* q) {
 }
 
 // From here on the coordinator cannot take it back as one of a batch that has not begun. False: it
-// has.
+// is not to be begun.
 bool begin_batch() noexcept {
   SpinLockAcquire(&my_slot->mutex);
-  my_slot->begun = my_slot->prefetched;
+  my_slot->begun = is_mine(0) ? 1 : 0;
   SpinLockRelease(&my_slot->mutex);
   return my_slot->begun > 0;
 }

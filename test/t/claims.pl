@@ -229,6 +229,19 @@ is($session->value("SELECT count(*) FROM underway.tasks WHERE queue = 'many' AND
     0, 'and nothing was lost');
 $session->value('ALTER ROLE CURRENT_USER RESET work_mem');
 
+# What is cancelled while its worker is busy with another does not begin, however late the coordinator is.
+ok( close_gate(
+        20,
+        \&sleep_coordinator),
+    'and once more');
+my $cancelled = $session->value("SELECT id FROM underway_internal.task WHERE state = 'in_progress' AND input ->> 'name' = 'behind' ORDER BY id LIMIT 1");
+is($session->value("SELECT underway.cancel('$cancelled')"), 'in_progress', 'one that has not begun is cancelled');
+go();
+ok($session->until("(SELECT state = 'cancelled' FROM underway.status('$cancelled'))", 30), 'it ends cancelled');
+ok($session->until(q[(39 = (SELECT count(*) FROM ran WHERE name = 'behind'))], 30), '... and the others run');
+wake();
+ok($session->until("NOT EXISTS (SELECT FROM underway_internal.task)", 30), '... to the last');
+
 # The coordinator does not live to give them back: they go on when the worker is gone.
 ok(close_gate(6), 'once more');
 ok($session->until(stands(7867, 6), 30), 'the coordinator takes them');
