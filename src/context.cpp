@@ -6,6 +6,7 @@ namespace underway {
 
 const claimed_task* current_task = nullptr;
 worker_slot* my_slot = nullptr;
+database_entry* my_database = nullptr;
 
 UNDERWAY_ENTRY(underway_task_id) {
   if (current_task == nullptr) {

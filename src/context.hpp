@@ -30,7 +30,8 @@ struct claimed_task {
 
 // Set for the length of a handler's run, and of the commit that may run its deferred triggers.
 extern const claimed_task* current_task;
-// This process's slot; null unless it is a worker.
+// This process's slot and the entry of its database; null unless it is a worker.
 extern worker_slot* my_slot;
+extern database_entry* my_database;
 
 }  // namespace underway

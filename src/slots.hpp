@@ -50,8 +50,8 @@ struct worker_slot {
   std::atomic<uint32> failed;          // the last generation that could not connect
   std::atomic<bool> retire;            // leave at the next end of a task
   std::atomic<TimestampTz> retire_at;  // since when, where it was asked to make room
-  std::atomic<bool>
-      overdue;  // runs long while it holds tasks that it has not begun; taken back under the mutex
+  std::atomic<bool> overdue;  // runs long while it holds tasks that it has not begun, or one of
+                              // those was cancelled; taken back under the mutex
   std::atomic<TimestampTz> started_at;
   std::atomic<int> queue_id;     // of the tasks that it holds
   std::atomic<int> tasks;        // how many it holds, claimed and not finished

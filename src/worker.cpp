@@ -5,6 +5,8 @@
 #include "dequeue.hpp"
 #include "execute.hpp"
 #include "hand_over.hpp"
+#include "held.hpp"
+#include "my_queues.hpp"
 #include "pg/identity.hpp"
 #include "pg/transaction.hpp"
 #include "process.hpp"
@@ -20,18 +22,7 @@ namespace underway {
 namespace {
 
 constexpr int max_batch = 1000;
-constexpr float8 prefetch_ms = 10;  // how much work a worker takes at a time
-constexpr int overdue_ms =
-    50;  // after this long with one task, the others that it holds are given back
-
-TimeoutId overdue_timer;
-database_entry* database = nullptr;
-queue_list queues;
-uint32 seen_generation = 0;
-bool loaded = false;
-bool holding = false;       // tasks that were claimed
-bool some_blocked = false;  // of ours, when we looked last
-bool kept = false;          // it has been idle for long enough to leave, and was needed
+bool kept = false;  // it has been idle for long enough to leave, and was needed
 
 void leave_slot(int, Datum) {
   // The last of the shared-memory exits that matter: our transaction was aborted by the one
@@ -59,13 +50,6 @@ void leave_slot(int, Datum) {
   worker_left(database_oid);
 }
 
-void tell_overdue() {
-  my_slot->overdue = true;
-  if (database->coordinator_pid != 0) {
-    pg::set_latch_of(database->coordinator_proc);
-  }
-}
-
 // How long until it is too old. Workers that were started together are not replaced together: tasks
 // would wait for the new ones.
 long milliseconds_left() noexcept {
@@ -75,165 +59,11 @@ long milliseconds_left() noexcept {
 }
 
 bool should_leave() noexcept {
-  return my_slot->retire || database->holds > 0 || milliseconds_left() < 0;
+  return my_slot->retire || my_database->holds > 0 || milliseconds_left() < 0;
 }
-
-// Under the slot's lock: it is this worker's still, and nobody wants it back. Of what was cancelled
-// before it begins nothing runs, however late the coordinator is.
-bool is_mine(int i) noexcept { return i < my_slot->prefetched && !my_slot->overdue; }
 
 // False: another of those that were claimed is not to be begun here.
-bool begin(int i) {
-  if (i > 0 && should_leave()) {
-    return false;
-  }
-  SpinLockAcquire(&my_slot->mutex);
-  const bool mine = is_mine(i);
-  if (mine) {
-    my_slot->begun = i + 1;
-  }
-  const bool more = i + 1 < my_slot->prefetched;
-  SpinLockRelease(&my_slot->mutex);
-  if (more) {
-    enable_timeout_after(overdue_timer, overdue_ms);
-  } else {
-    disable_timeout(overdue_timer, false);
-  }
-  return mine;
-}
-
-// The coordinator reads the queues again after this, and then knows that a handler or a right that
-// comes is to be looked at.
-void tell_blocked() noexcept {
-  some_blocked = true;
-  database->blocked = true;
-  database->generation++;
-  poke_coordinator(database);
-}
-
-// False: the role is gone, or may not be here any more.
-bool load_queues() {
-  const uint32 generation = database->generation;
-  if (loaded && generation == seen_generation) {
-    return true;
-  }
-  pg::transaction tx(pg::transaction::kind::ours);
-  if (!pg::call(
-          [] { return SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(GetSessionUserId())); })) {
-    return false;
-  }
-  queues.load(GetSessionUserId());
-  if (queues.begin() == queues.end()) {
-    my_slot->retire = true;  // the role was dropped or renamed, or its queues were
-  }
-  tx.commit();
-  seen_generation = generation;
-  loaded = true;
-  const bool blocked = std::any_of(queues.begin(), queues.end(),
-                                   [](const queue_info& q) { return q.why > obstacle::external; });
-  if (blocked && !some_blocked) {
-    tell_blocked();
-  }
-  some_blocked = blocked;
-  return std::none_of(queues.begin(), queues.end(),
-                      [](const queue_info& q) { return q.why == obstacle::owner_cannot_login; });
-}
-
-bool is_current() noexcept { return database->generation == seen_generation; }
-
-bool at_limit(const queue_info& q) noexcept {
-  return q.concurrency > 0 && tasks_held(MyDatabaseId, q.id) >= q.concurrency;
-}
-
-// The queue whose most urgent lane comes first: by priority, then by how long something has been
-// due.
-queue_info* choose(int* priority) noexcept {
-  const TimestampTz now = clock_now();
-  queue_info* best = nullptr;
-  TimestampTz best_due = DT_NOEND;
-  *priority = priorities;
-  if (!settings::enabled) {
-    return nullptr;  // as of the last reload of the configuration
-  }
-  for (queue_info& q : queues) {
-    if (q.why != obstacle::none || q.entry == nullptr || q.entry->earliest > now || at_limit(q)) {
-      continue;
-    }
-    TimestampTz due = DT_NOEND;
-    const int p = due_priority(q.entry, now, &due);
-    if (p >= 0 && (p < *priority || (p == *priority && due < best_due))) {
-      best = &q;
-      best_due = due;
-      *priority = p;
-    }
-  }
-  return best;
-}
-
-// How many to take: as many as run soon, and none that an idle worker could begin at once.
-int wanted(const queue_info& q) noexcept {
-  if (q.batch > 1) {
-    return q.batch;
-  }
-  if (q.concurrency > 0 || q.average_ms <= 0) {
-    return 1;
-  }
-  const int idle = count_workers(MyDatabaseId, my_slot->role).idle;
-  return std::clamp(static_cast<int>(prefetch_ms / q.average_ms) / (idle + 1), 1,
-                    worker_slot::max_prefetch);
-}
-
-// Takes the place of `n` tasks in the slot, which is what a limit on concurrency counts; 0: the
-// limit is reached.
-int reserve(const queue_info& q, int n) noexcept {
-  SpinLockAcquire(&q.entry->mutex);
-  if (q.concurrency > 0) {
-    n = std::min(n, q.concurrency - tasks_held(MyDatabaseId, q.id));
-  }
-  if (n > 0) {
-    my_slot->queue_id = q.id;
-    my_slot->tasks = n;
-  }
-  SpinLockRelease(&q.entry->mutex);
-  return std::max(n, 0);
-}
-
-void hold(const queue_info& q, const claimed_task* tasks, int n) noexcept {
-  SpinLockAcquire(&my_slot->mutex);
-  my_slot->begun = q.batch > 1 ? n : 0;  // a batch is begun as a whole
-  my_slot->prefetched = n;
-  for (int i = 0; i < std::min(n, worker_slot::max_prefetch); i++) {
-    my_slot->ids[i] = tasks[i].id;
-    my_slot->attempts[i] = tasks[i].attempt;
-  }
-  my_slot->overdue = false;
-  my_slot->tasks = n;
-  SpinLockRelease(&my_slot->mutex);
-  holding = true;
-}
-
-// What was not begun, since this worker is to leave. The coordinator cannot take it any more: given
-// back twice, an attempt that somebody else has begun meanwhile would be taken back.
-void give_back_unbegun(const claimed_task* tasks) {
-  disable_timeout(overdue_timer, false);
-  SpinLockAcquire(&my_slot->mutex);
-  const int begun = my_slot->begun;
-  const int left = my_slot->prefetched - begun;
-  my_slot->prefetched = begun;
-  SpinLockRelease(&my_slot->mutex);
-  if (left > 0) {
-    give_back(tasks + begun, left);
-  }
-}
-
-void hold_nothing() noexcept {
-  SpinLockAcquire(&my_slot->mutex);
-  my_slot->overdue = false;
-  my_slot->prefetched = my_slot->begun;
-  my_slot->tasks = 0;
-  SpinLockRelease(&my_slot->mutex);
-  holding = false;
-}
+bool begin(int i) { return (i == 0 || !should_leave()) && begin_held(i); }
 
 // The place that this worker had under the queue's limit is free: one who sleeps can take it.
 void free_place(const queue_info& q) noexcept {
@@ -249,8 +79,8 @@ int priority_at_work = 0;
 // queues is out of date.
 bool may_go_on() {
   int priority = 0;
-  return !should_leave() && database->generation == seen_generation &&
-         (choose(&priority) == nullptr || priority >= priority_at_work);
+  return !should_leave() && is_current() &&
+         (choose_queue(&priority) == nullptr || priority >= priority_at_work);
 }
 
 // What has been claimed at once.
@@ -268,22 +98,22 @@ lot ahead;    // was claimed by the commit that ended the last of those
 // while the limit was reached only by the places reserved here.
 void pass_on(const queue_info& q) noexcept {
   if (q.entry->earliest <= clock_now() && !at_limit(q) &&
-      wake_idle(MyDatabaseId, my_slot->role, 1) == 0 && !database->saturated) {
-    poke_coordinator(database);
+      wake_idle(MyDatabaseId, my_slot->role, 1) == 0 && !my_database->saturated) {
+    poke_coordinator(my_database);
   }
 }
 
 // False: nothing to do.
 bool claim() {
   int priority = 0;
-  queue_info* q = choose(&priority);
+  queue_info* q = choose_queue(&priority);
   if (q == nullptr) {
     return false;
   }
   if (q->entry->earliest == DT_NOBEGIN && survey(*q)) {
     return true;
   }
-  const int n = reserve(*q, wanted(*q));
+  const int n = reserve_places(*q, tasks_wanted(*q));
   if (n == 0) {
     return true;
   }
@@ -317,29 +147,20 @@ bool read_handed(const handed_task& handed, queue_info* q) {
   return found;
 }
 
-// From here on the coordinator cannot take it back as one of a batch that has not begun. False: it
-// is not to be begun.
-bool begin_batch() noexcept {
-  SpinLockAcquire(&my_slot->mutex);
-  my_slot->begun = is_mine(0) ? 1 : 0;
-  SpinLockRelease(&my_slot->mutex);
-  return my_slot->begun > 0;
-}
-
 // What the transaction that enqueued it has claimed for this worker, which holds it already.
 void take_handed(const handed_task& handed) {
-  holding = true;
+  hold_handed();
   take_handed_record(handed.id);
-  const bool may_stay = load_queues();
+  const bool may_stay = load_my_queues();
   my_slot->retire = my_slot->retire || !may_stay;
-  queue_info* q = queues.find(my_slot->queue_id);
+  queue_info* q = my_queue(my_slot->queue_id);
   // What was published to who has claimed it may be outdated.
   if (!may_stay || q == nullptr || q->entry == nullptr || q->why != obstacle::none ||
       q->concurrency > 0) {
     q = nullptr;
   }
   const bool found = read_handed(handed, q);
-  if (found && q != nullptr && q->why == obstacle::none && (q->batch == 1 || begin_batch())) {
+  if (found && q != nullptr && q->why == obstacle::none && (q->batch == 1 || begin_held(0))) {
     in_hand.q = q;
     in_hand.priority = handed.priority;
     in_hand.count = 1;
@@ -356,11 +177,11 @@ void take_handed(const handed_task& handed) {
 void claim_ahead() {
   queue_info* q = in_hand.q;
   if (q->concurrency > 0 || q->entry->earliest == DT_NOBEGIN || should_leave() || !is_current() ||
-      choose(&ahead.priority) != q) {
+      choose_queue(&ahead.priority) != q) {
     return;
   }
   ahead.q = q;
-  ahead.count = claim_ahead(q, ahead.priority, wanted(*q), ahead.memory, ahead.tasks);
+  ahead.count = claim_ahead(q, ahead.priority, tasks_wanted(*q), ahead.memory, ahead.tasks);
   my_slot->tasks += ahead.count;
 }
 
@@ -427,14 +248,12 @@ bool idle() {
   std::atomic_thread_fence(std::memory_order_seq_cst);
   int priority = 0;
   bool stay = true;
-  if (choose(&priority) == nullptr && database->generation == seen_generation && !should_leave()) {
+  if (choose_queue(&priority) == nullptr && is_current() && !should_leave()) {
     pg::call([] { pgstat_report_activity(STATE_IDLE, nullptr); });
     const long most = kept ? milliseconds_left() + 1 : settings::worker_idle_timeout * 1000L;
     const bool woken = process::sleep(most, "UnderwayWorkerIdle");
     kept = false;
-    // Who woke us may know that what blocked a queue is gone, and have found nothing changed in
-    // what it had seen itself.
-    loaded = loaded && !some_blocked;
+    doubt_blocked();
     stay = woken;
   }
   for (slot_state was = slot_state::idle;
@@ -462,8 +281,10 @@ void run() {
   MemoryContext loop = pg::call([] {
     return AllocSetContextCreate(TopMemoryContext, "underway worker", ALLOCSET_DEFAULT_SIZES);
   });
-  pg::call([] { prepare_to_execute(); });
-  overdue_timer = pg::call([] { return RegisterTimeout(USER_TIMEOUT, tell_overdue); });
+  pg::call([] {
+    prepare_to_execute();
+    prepare_to_hold();
+  });
   int failures = 0;
   for (;;) {
     pg::call([&] {
@@ -480,7 +301,7 @@ void run() {
       if (in_hand.count == 0 && receive_handed(&handed)) {
         take_handed(handed);
       } else if (in_hand.count == 0) {
-        if (should_leave() || !load_queues() || (!claim() && !idle())) {
+        if (should_leave() || !load_my_queues() || (!claim() && !idle())) {
           return;
         }
       } else if (should_leave() || !is_current() || !settings::enabled) {
@@ -490,7 +311,7 @@ void run() {
       }
       process::recovered(&failures);
     } catch (pg::error& e) {
-      if (holding || is_promised()) {
+      if (holds_tasks() || is_promised()) {
         throw;  // the coordinator takes them back
       }
       leave_suspect();
@@ -514,8 +335,8 @@ void attach(int n) {
   my_slot->proc = pg::my_proc_number();
   my_slot->pid = MyProcPid;
   // Whoever holds the database first says so and then looks for our pid.
-  database = find_database(my_slot->database, false);
-  if (database == nullptr || database->holds > 0) {
+  my_database = find_database(my_slot->database, false);
+  if (my_database == nullptr || my_database->holds > 0) {
     proc_exit(0);
   }
   my_slot->connecting = true;
