@@ -75,7 +75,7 @@ void leave(int, Datum) {
 }
 
 void forget() noexcept {
-  db->coordinator_pid = 0;
+  // As its coordinator to the last: another one that came meanwhile would be one of no database.
   if (forget_database(db)) {
     db = nullptr;
     poke_launcher();  // for slots that our workers may have left
@@ -374,12 +374,7 @@ bool start_coordinator(database_entry* entry, int number, BackgroundWorkerHandle
 void underway_coordinator_main(Datum arg) {
   using namespace underway;
   attach(DatumGetInt32(arg));
-  const Oid database = db->oid;
-  if (!OidIsValid(database)) {  // being forgotten, by who has not seen that this process has come
-    how = ending::at_once;
-    proc_exit(0);
-  }
-  process::start(database, InvalidOid, MyBgworkerEntry->bgw_name);
+  process::start(db->oid, InvalidOid, MyBgworkerEntry->bgw_name);
   pg::boundary([] {
     try {
       run();

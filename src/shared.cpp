@@ -187,18 +187,25 @@ database_entry* find_database(Oid oid, bool make) noexcept {
 }
 
 // Whoever asks something of an entry writes that first and then looks whether the entry is still
-// the database's; this does it the other way round. So one of the two sees the other.
+// the database's; this does it the other way round. So one of the two sees the other. A coordinator
+// takes its place under the lock.
 bool forget_database(database_entry* db) noexcept {
   const Oid oid = db->oid;
   forget_queue_entries(oid);
   LWLockAcquire(registry_lock, LW_EXCLUSIVE);
-  db->oid = InvalidOid;
-  const bool asked = db->recheck || db->holds > 0;
-  if (asked) {
-    db->oid = oid;
+  const int coordinator = db->coordinator_pid;
+  bool wanted = coordinator != 0 && coordinator != MyProcPid;
+  if (!wanted) {
+    db->oid = InvalidOid;
+    wanted = db->recheck || db->holds > 0;
+    if (wanted) {
+      db->oid = oid;
+    } else {
+      db->coordinator_pid = 0;
+    }
   }
   LWLockRelease(registry_lock);
-  return !asked;
+  return !wanted;
 }
 
 database_entry* hold_database(Oid oid) noexcept {

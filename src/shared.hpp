@@ -67,12 +67,14 @@ struct shared_state {
   std::atomic<bool> coordinator_waits;  // the launcher found no background worker slot for it
   std::atomic<bool>
       prepared_changes;  // some prepared transaction made or dropped an extension, or changed roles
-  std::atomic<bool> told_no_slot;      // the log says that background worker slots are too few
-  std::atomic<bool> told_no_room;      // the log says that underway.max_workers are too few
-  std::atomic<uint64> queue_versions;  // stamp.hpp
-  std::atomic<int> queue_commits;      // that are becoming visible
-  std::atomic<int> suspects;           // that run now; -1: one, alone
-  std::atomic<uint64> waitpoints;      // tests only: which are armed
+  std::atomic<TimestampTz> place_asked_at;  // a worker was asked to give way, and nobody has got
+                                            // its place yet; DT_NOBEGIN: no
+  std::atomic<bool> told_no_slot;           // the log says that background worker slots are too few
+  std::atomic<bool> told_no_room;           // the log says that underway.max_workers are too few
+  std::atomic<uint64> queue_versions;       // stamp.hpp
+  std::atomic<int> queue_commits;           // that are becoming visible
+  std::atomic<int> suspects;                // that run now; -1: one, alone
+  std::atomic<uint64> waitpoints;           // tests only: which are armed
   int databases_size;
   int slots_size;
   int queues_size;
@@ -98,7 +100,8 @@ void install_shared_memory_hooks();
 
 // The entry of a database, or null. make: takes a free one (null: all taken).
 database_entry* find_database(Oid oid, bool make) noexcept;
-// False: somebody wants something of it, and the entry stays.
+// By its coordinator, or while it has none. False: somebody wants something of it, or a coordinator
+// has come, and the entry stays.
 bool forget_database(database_entry* db) noexcept;
 // Nobody forgets it, and no process of ours begins in it, until let_go(). Null: there is no room
 // for an entry, so nobody is there.
