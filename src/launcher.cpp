@@ -184,7 +184,9 @@ void start_coordinators(TimestampTz* next) {
     const int n = static_cast<int>(db - shared->databases());
     db->wanted = false;
     db->starting = true;
-    if (!start_coordinator(db, n, &handles[n])) {
+    if (start_coordinator(db, n, &handles[n])) {
+      shared->place_asked_at = DT_NOBEGIN;
+    } else {
       db->starting = false;
       db->wanted = true;
       waiting = true;

@@ -37,6 +37,7 @@ bool due_now(const queue_info& q, TimestampTz now) noexcept {
 }
 
 void retire(worker_slot* slot, TimestampTz now) noexcept {
+  shared->place_asked_at = now;
   slot->retire_at = now;
   slot->retire = true;
   (void)wake_idle(slot->database, slot->role, shared->slots_size);
@@ -45,7 +46,7 @@ void retire(worker_slot* slot, TimestampTz now) noexcept {
 // A worker that has nothing to do leaves, wherever it is (database InvalidOid; else there); without
 // one the worker that has been there longest, of the largest pool with more than `than` workers, at
 // the next end of a task. One at a time is asked, and of those that have work none before its turn
-// is over. Returns when to ask again.
+// is over, nor while a place is to come. Returns when to ask again.
 TimestampTz ask_to_give_way(int than, Oid database) noexcept {
   const TimestampTz now = GetCurrentTimestamp();
   worker_slot* best = nullptr;
@@ -78,8 +79,12 @@ TimestampTz ask_to_give_way(int than, Oid database) noexcept {
   if (best == nullptr) {
     return now + 5 * turn;
   }
-  if (best->state != slot_state::idle && best->started_at > now - turn) {
-    return best->started_at + turn;
+  if (best->state != slot_state::idle) {
+    const TimestampTz its_turn =
+        std::max<TimestampTz>(best->started_at, shared->place_asked_at) + turn;
+    if (its_turn > now) {
+      return its_turn;
+    }
   }
   retire(best, now);
   return now + turn;
@@ -129,6 +134,7 @@ outcome start_one(database_entry* db, Oid role, const worker_counts& counts, Tim
     return outcome::no_slot;
   }
   started[number_of(slot)] = a;
+  shared->place_asked_at = DT_NOBEGIN;
   return outcome::started;
 }
 
@@ -272,12 +278,12 @@ TimestampTz fit(database_entry* db, queue_list& queues) {
     no_worker_at_all =
         no_worker_at_all ||
         ((result == outcome::no_slot || result == outcome::after_others) && n.counts.all == 0);
-    // Not at once: an idle worker may be about to give way, or the postmaster has not yet seen that
-    // one left.
-    if (real - n.since >= turn) {
+    // Not at once, nor while there are fewer workers than there will be.
+    const TimestampTz certain = std::max<TimestampTz>(n.since, shared->place_asked_at) + turn;
+    if (certain <= real) {
       tell(result, size, n.counts.all);
     } else {
-      again = std::min(again, n.since + turn);
+      again = std::min(again, certain);
     }
   }
   db->starving_since = starving_since;
