@@ -11,6 +11,7 @@
 #include "settings.hpp"
 #include "steer.hpp"
 #include "upkeep.hpp"
+#include "waitpoint.hpp"
 
 #include <algorithm>
 
@@ -168,12 +169,11 @@ void safety_check() {
   }
 }
 
-// When a queue next has something to do, that is not due yet.
-TimestampTz next_due() noexcept {
-  const TimestampTz now = clock_now();
+// When a queue next has something to do, that was not due at `then`.
+TimestampTz next_due(TimestampTz then) noexcept {
   TimestampTz next = DT_NOEND;
   for (queue_info& q : queues) {
-    if (q.why == obstacle::none && q.entry != nullptr && q.entry->earliest > now) {
+    if (q.why == obstacle::none && q.entry != nullptr && q.entry->earliest > then) {
       next = std::min<TimestampTz>(next, q.entry->earliest);
     }
   }
@@ -217,13 +217,17 @@ TimestampTz round() {
     next =
         std::min({next, upkeep::run(db, queues), reclaim::stale_leases(db), reclaim::cancels(db)});
   }
+  // What becomes due after this is ours to wake somebody for, now or in the next round: whoever has
+  // found that it is not due yet counts on us, and may be asleep by the time that we look.
+  const TimestampTz then = clock_now();
   next = std::min(next, pool::fit(db, queues));
+  pg::call([] { waitpoint(waitpoint_id::fitted); });
   next = std::min(next, next_safety_check);
   // Published before the last look: who enqueues something earlier than this wakes us.
-  const TimestampTz due = next_due();
+  const TimestampTz due = next_due(then);
   db->wakes_at = std::min(due, next == DT_NOEND ? next : next + shared->clock_offset);
   std::atomic_thread_fence(std::memory_order_seq_cst);
-  return std::min(next, to_real(std::min(due, next_due())));
+  return std::min(next, to_real(std::min(due, next_due(then))));
 }
 
 // True: this process is done.
@@ -234,7 +238,9 @@ bool rechecked() {
       pool::terminate_all(db->oid);
       how = ending::at_once;
       if (OidIsValid(now)) {
+        LWLockAcquire(registry_lock, LW_EXCLUSIVE);
         forget_queue_entries(db->oid);  // numbers of queues begin anew
+        LWLockRelease(registry_lock);
       } else {
         forget();
       }
@@ -321,9 +327,10 @@ void attach(int number) {
   database_entry* entry = shared->databases() + number;
   Oid expected = InvalidOid;
   memcpy(&expected, MyBgworkerEntry->bgw_extra, sizeof expected);
-  // A launcher that was restarted may have asked for one more.
+  // A launcher that was restarted may have asked for one more; or for one while the entry was being
+  // forgotten.
   LWLockAcquire(registry_lock, LW_EXCLUSIVE);
-  const bool mine = entry->oid == expected && entry->coordinator_pid == 0;
+  const bool mine = OidIsValid(expected) && entry->oid == expected && entry->coordinator_pid == 0;
   if (mine) {
     entry->coordinator_proc = pg::my_proc_number();
     entry->coordinator_since = GetCurrentTimestamp();

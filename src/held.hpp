@@ -1,8 +1,8 @@
 // What this worker holds: tasks that were claimed for it and have not ended, as its slot shows them
-// to everybody. Runs in: workers. Error discipline: noexcept, memory only, but for
-// give_back_unbegun(), which throws pg::error. Invariant: who takes a task that has not begun, this
-// worker to begin it or to give it back or the coordinator to give it back, takes it under the
-// slot's lock, so that one of them does.
+// to everybody. Runs in: workers. Error discipline: noexcept, memory and a timer only;
+// prepare_to_hold() is server code, give_back_unbegun() throws pg::error. Invariant: who takes a
+// task that has not begun, this worker to begin it or to give it back or the coordinator to give it
+// back, takes it under the slot's lock, so that one of them does.
 #pragma once
 
 #include "context.hpp"

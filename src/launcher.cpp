@@ -92,7 +92,9 @@ void forget_lost_databases() {
     database_entry* db = shared->databases() + n;
     if (is_due(db) && db->unsure.exchange(false) && !is_served(db->oid)) {
       db->recheck = false;
-      (void)forget_database(db);
+      if (!forget_database(db)) {
+        db->unsure = true;
+      }
     }
   }
 }
@@ -185,7 +187,7 @@ void start_coordinators(TimestampTz* next) {
     db->wanted = false;
     db->starting = true;
     if (start_coordinator(db, n, &handles[n])) {
-      shared->place_asked_at = DT_NOBEGIN;
+      shared->place_to_come = DT_NOBEGIN;
     } else {
       db->starting = false;
       db->wanted = true;

@@ -111,13 +111,11 @@ queue_entry* find_queue_entry(Oid database, int queue_id, bool make) noexcept {
 }
 
 void forget_queue_entries(Oid database) noexcept {
-  LWLockAcquire(registry_lock, LW_EXCLUSIVE);
   for (int n = 0; n < shared->queues_size; n++) {
     if (shared->queues()[n].database == database) {
       unlink(shared->queues() + n);
     }
   }
-  LWLockRelease(registry_lock);
 }
 
 void forget_queue_entry(Oid database, int queue_id) noexcept {

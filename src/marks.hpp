@@ -70,7 +70,7 @@ struct queue_entry {
 
 queue_entry* find_queue_entry(Oid database, int queue_id,
                               bool make) noexcept;  // null: none, or no room
-void forget_queue_entries(Oid database) noexcept;
+void forget_queue_entries(Oid database) noexcept;   // under registry_lock
 void forget_queue_entry(Oid database, int queue_id) noexcept;
 // Of queues that this transaction creates: nobody else knows them, so their entries go when it does
 // not commit.

@@ -1,6 +1,7 @@
 #include "my_queues.hpp"
 
 #include "clock.hpp"
+#include "context.hpp"
 #include "pg/transaction.hpp"
 #include "settings.hpp"
 

@@ -4,7 +4,6 @@
 // still stands.
 #pragma once
 
-#include "context.hpp"
 #include "queues.hpp"
 
 namespace underway {

@@ -37,7 +37,6 @@ bool due_now(const queue_info& q, TimestampTz now) noexcept {
 }
 
 void retire(worker_slot* slot, TimestampTz now) noexcept {
-  shared->place_asked_at = now;
   slot->retire_at = now;
   slot->retire = true;
   (void)wake_idle(slot->database, slot->role, shared->slots_size);
@@ -46,8 +45,10 @@ void retire(worker_slot* slot, TimestampTz now) noexcept {
 // A worker that has nothing to do leaves, wherever it is (database InvalidOid; else there); without
 // one the worker that has been there longest, of the largest pool with more than `than` workers, at
 // the next end of a task. One at a time is asked, and of those that have work none before its turn
-// is over, nor while a place is to come. Returns when to ask again.
-TimestampTz ask_to_give_way(int than, Oid database) noexcept {
+// is over. to_come: since when the place of one that was asked is waited for, since that one works
+// or the postmaster has not seen it go: for a turn, no other that has work is asked; null: the
+// place is nobody's. Returns when to ask again.
+TimestampTz ask_to_give_way(int than, Oid database, std::atomic<TimestampTz>* to_come) noexcept {
   const TimestampTz now = GetCurrentTimestamp();
   worker_slot* best = nullptr;
   int best_size = than;
@@ -80,11 +81,15 @@ TimestampTz ask_to_give_way(int than, Oid database) noexcept {
     return now + 5 * turn;
   }
   if (best->state != slot_state::idle) {
+    const TimestampTz started_at = best->started_at;
     const TimestampTz its_turn =
-        std::max<TimestampTz>(best->started_at, shared->place_asked_at) + turn;
+        turn + (to_come == nullptr ? started_at : std::max<TimestampTz>(started_at, *to_come));
     if (its_turn > now) {
       return its_turn;
     }
+  }
+  if (to_come != nullptr) {
+    *to_come = now;
   }
   retire(best, now);
   return now + turn;
@@ -134,7 +139,7 @@ outcome start_one(database_entry* db, Oid role, const worker_counts& counts, Tim
     return outcome::no_slot;
   }
   started[number_of(slot)] = a;
-  shared->place_asked_at = DT_NOBEGIN;
+  shared->place_to_come = db->place_to_come = DT_NOBEGIN;
   return outcome::started;
 }
 
@@ -214,7 +219,7 @@ void make_room_for_coordinator() noexcept {
     }
   }
   if (largest != nullptr) {
-    (void)ask_to_give_way(0, largest->oid);
+    (void)ask_to_give_way(0, largest->oid, &shared->place_to_come);
   } else if (oldest != nullptr) {
     oldest->yield = true;
     poke_coordinator(oldest);
@@ -257,6 +262,7 @@ TimestampTz fit(database_entry* db, queue_list& queues) {
   bool no_worker_at_all = false;
   for (const need& n : needs) {
     const int size = n.counts.pool;
+    const int than = size == 0 ? 0 : size + 1;
     const outcome result = start_one(db, n.role, count_workers(db->oid, n.role), n.since);
     if (result == outcome::started) {
       continue;
@@ -264,22 +270,22 @@ TimestampTz fit(database_entry* db, queue_list& queues) {
     waiting_since[n.role] = n.since;
     saturated = true;
     if (result == outcome::too_many_here) {
-      again = std::min(again, ask_to_give_way(size == 0 ? 0 : size + 1, db->oid));
+      again = std::min(again, ask_to_give_way(than, db->oid, &db->place_to_come));
       continue;
     }
     if (starving == 0) {
       starving = size + 1;
       starving_since = n.since;
     }
-    const TimestampTz ask_again = ask_to_give_way(size == 0 ? 0 : size + 1, InvalidOid);
+    // Not at once, nor while there are fewer workers than there will be.
+    const TimestampTz certain = std::max<TimestampTz>(n.since, shared->place_to_come) + turn;
+    const TimestampTz ask_again = ask_to_give_way(than, InvalidOid, &shared->place_to_come);
     // The postmaster tells of a free slot only whoever started the worker that had it.
     again =
         std::min(again, size == 0 && result != outcome::too_many ? real + turn / 10 : ask_again);
     no_worker_at_all =
         no_worker_at_all ||
         ((result == outcome::no_slot || result == outcome::after_others) && n.counts.all == 0);
-    // Not at once, nor while there are fewer workers than there will be.
-    const TimestampTz certain = std::max<TimestampTz>(n.since, shared->place_asked_at) + turn;
     if (certain <= real) {
       tell(result, size, n.counts.all);
     } else {
@@ -297,10 +303,10 @@ TimestampTz fit(database_entry* db, queue_list& queues) {
   // After max_workers was lowered.
   const worker_counts counts = count_workers(db->oid, InvalidOid);
   if (counts.all > settings::max_workers) {
-    again = std::min(again, ask_to_give_way(0, InvalidOid));
+    again = std::min(again, ask_to_give_way(0, InvalidOid, nullptr));
   } else if (settings::max_workers_per_database > 0 &&
              counts.database > settings::max_workers_per_database) {
-    again = std::min(again, ask_to_give_way(0, db->oid));
+    again = std::min(again, ask_to_give_way(0, db->oid, nullptr));
   }
   return again;
 }

@@ -77,8 +77,8 @@ struct unbegun {
 };
 
 // What a worker has claimed and not begun, and does not hold any longer after this. Of one that
-// lives, only while it is overdue: else it is past them, may hold others by now, and have begun
-// those.
+// lives, only while it says `overdue`: else it is past what that was said of, and may hold others
+// by now.
 void take_unbegun(worker_slot* slot, bool lives, unbegun* back) noexcept {
   SpinLockAcquire(&slot->mutex);
   const int last = slot->overdue.exchange(false) || !lives

@@ -150,6 +150,7 @@ void prepare(database_entry* d, Oid oid) noexcept {
   d->saturated = false;
   d->starving = 0;
   d->starving_since = DT_NOEND;
+  d->place_to_come = DT_NOBEGIN;
   d->blocked = false;
   d->told_held = false;
   d->cancels = false;
@@ -190,22 +191,22 @@ database_entry* find_database(Oid oid, bool make) noexcept {
 // the database's; this does it the other way round. So one of the two sees the other. A coordinator
 // takes its place under the lock.
 bool forget_database(database_entry* db) noexcept {
-  const Oid oid = db->oid;
-  forget_queue_entries(oid);
   LWLockAcquire(registry_lock, LW_EXCLUSIVE);
+  const Oid oid = db->oid;
   const int coordinator = db->coordinator_pid;
-  bool wanted = coordinator != 0 && coordinator != MyProcPid;
-  if (!wanted) {
+  bool stays = coordinator != 0 && coordinator != MyProcPid;
+  if (!stays) {
     db->oid = InvalidOid;
-    wanted = db->recheck || db->holds > 0;
-    if (wanted) {
+    stays = db->recheck || db->holds > 0;
+    if (stays) {
       db->oid = oid;
     } else {
       db->coordinator_pid = 0;
+      forget_queue_entries(oid);
     }
   }
   LWLockRelease(registry_lock);
-  return !wanted;
+  return !stays;
 }
 
 database_entry* hold_database(Oid oid) noexcept {

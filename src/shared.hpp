@@ -35,6 +35,7 @@ struct database_entry {
   std::atomic<int>
       starving;  // 1 + the size of its smallest pool that has work and got no worker; 0: none
   std::atomic<TimestampTz> starving_since;  // of that pool (real time)
+  std::atomic<TimestampTz> place_to_come;   // as the server's, of those that a database may have
   std::atomic<uint32> generation;           // of the queues' settings
   std::atomic<bool> blocked;                // some queue waits for its handler or owner
   std::atomic<bool> told_held;              // the log says that queues are held
@@ -67,14 +68,14 @@ struct shared_state {
   std::atomic<bool> coordinator_waits;  // the launcher found no background worker slot for it
   std::atomic<bool>
       prepared_changes;  // some prepared transaction made or dropped an extension, or changed roles
-  std::atomic<TimestampTz> place_asked_at;  // a worker was asked to give way, and nobody has got
-                                            // its place yet; DT_NOBEGIN: no
-  std::atomic<bool> told_no_slot;           // the log says that background worker slots are too few
-  std::atomic<bool> told_no_room;           // the log says that underway.max_workers are too few
-  std::atomic<uint64> queue_versions;       // stamp.hpp
-  std::atomic<int> queue_commits;           // that are becoming visible
-  std::atomic<int> suspects;                // that run now; -1: one, alone
-  std::atomic<uint64> waitpoints;           // tests only: which are armed
+  std::atomic<TimestampTz> place_to_come;  // when a worker was last asked to give way, whose place
+                                           // nobody has got yet
+  std::atomic<bool> told_no_slot;          // the log says that background worker slots are too few
+  std::atomic<bool> told_no_room;          // the log says that underway.max_workers are too few
+  std::atomic<uint64> queue_versions;      // stamp.hpp
+  std::atomic<int> queue_commits;          // that are becoming visible
+  std::atomic<int> suspects;               // that run now; -1: one, alone
+  std::atomic<uint64> waitpoints;          // tests only: which are armed
   int databases_size;
   int slots_size;
   int queues_size;

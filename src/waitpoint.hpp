@@ -21,7 +21,8 @@ enum class waitpoint_id : int {
   unheard = 10,  // nobody waits: while armed, nothing that is enqueued is told at commit
   obeyed = 11,
   scanning = 12,
-  handed = 13
+  handed = 13,
+  fitted = 14
 };
 
 inline bool is_armed(waitpoint_id id) noexcept {

@@ -203,8 +203,10 @@ void work() {
   leave_suspect();
   INSTR_TIME_SET_CURRENT(spent);
   INSTR_TIME_SUBTRACT(spent, start);
-  const float8 each = INSTR_TIME_GET_MILLISEC(spent) / std::max(my_slot->begun, 1);
-  q->average_ms = q->average_ms == 0 ? each : 0.8 * q->average_ms + 0.2 * each;
+  if (my_slot->begun > 0) {
+    const float8 each = INSTR_TIME_GET_MILLISEC(spent) / my_slot->begun;
+    q->average_ms = q->average_ms == 0 ? each : 0.8 * q->average_ms + 0.2 * each;
+  }
   if (q->why != obstacle::none) {
     tell_blocked();  // since the claim
   }
