@@ -102,6 +102,11 @@ BEGIN
     IF paused IS NOT NULL THEN
         RETURN false;
     END IF;
+    IF t.attempt = 0 AND t.run_id IS NULL THEN
+        -- Nobody may claim from its queue any more, and the sweep be through.
+        PERFORM underway_internal.note_expiry(coalesce(t.expires_at, greatest(reopen.run_at, t.enqueued_at) + q.ttl))
+            FROM underway_internal.queue q WHERE q.id = t.queue_id;
+    END IF;
     RETURN underway_internal.note(t.queue_id, t.priority, reopen.run_at, t.id);
 END $$;
 

@@ -46,6 +46,8 @@ BEGIN
             PERFORM underway_internal.note(q.id, due.priority, due.run_at, due.id);
         END LOOP;
         PERFORM underway_internal.queue_changed(q.id);
+        -- Timers were set without what waits in it.
+        PERFORM underway_internal.note_expiry(underway_internal.clock()), underway_internal.note_deadline(underway_internal.clock());
         n := n + (q.dropped_at IS NULL)::int;
     END LOOP;
     IF n = 0 AND refused > 0 THEN

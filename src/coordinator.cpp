@@ -211,17 +211,16 @@ TimestampTz round() {
   reclaim::overdue(db);
   reclaim::maps(db);
   upkeep::survey(queues);
-  TimestampTz next = DT_NOEND;
-  if (upkeep::has_home(queues)) {
-    next = steer::run(db);  // before what it cancels is looked at
-    next =
-        std::min({next, upkeep::run(db, queues), reclaim::stale_leases(db), reclaim::cancels(db)});
-  }
   // What becomes due after this is ours to wake somebody for, now or in the next round: whoever has
   // found that it is not due yet counts on us, and may be asleep by the time that we look.
   const TimestampTz then = clock_now();
-  next = std::min(next, pool::fit(db, queues));
+  TimestampTz next = pool::fit(db, queues);  // before what may fail
   pg::call([] { waitpoint(waitpoint_id::fitted); });
+  if (upkeep::has_home(queues)) {
+    next = std::min(next, steer::run(db));  // before what it cancels is looked at
+    next =
+        std::min({next, upkeep::run(db, queues), reclaim::stale_leases(db), reclaim::cancels(db)});
+  }
   next = std::min(next, next_safety_check);
   // Published before the last look: who enqueues something earlier than this wakes us.
   const TimestampTz due = next_due(then);
@@ -306,6 +305,9 @@ void run() {
       }
       until = round();
     } catch (pg::error& e) {
+      // What it was to look at may have been forgotten with the look that failed.
+      caught_up = false;
+      db->next_expiry = db->next_stale = db->next_deadline = DT_NOBEGIN;
       process::endure(e, &failures);
       continue;
     }

@@ -193,7 +193,9 @@ UNDERWAY_ENTRY(underway_dequeue) {
                              pg::of_datum(fcinfo->args[2].value, fcinfo->args[2].isnull)};
   queue_of.run(&args[1], [&from](const pg::row& r) { from.queue_id = r.int4(1); });
   from.entry = from.queue_id != 0 ? find_queue_entry(MyDatabaseId, from.queue_id, true) : nullptr;
-  const bool was_full = from.entry != nullptr && from.entry->full.exchange(true);
+  if (from.entry != nullptr) {
+    from.entry->full = true;
+  }
   try {
     dequeue_from.run(args, [&from](const pg::row& r) {
       from.queue_id = r.int4(1);
@@ -203,7 +205,8 @@ UNDERWAY_ENTRY(underway_dequeue) {
     });
   } catch (pg::error& e) {
     if (from.entry != nullptr) {
-      from.entry->full = was_full;
+      from.entry->full = false;  // as far as this one knows; others look, and come to know
+      wake_external(MyDatabaseId, from.queue_id, 1);
     }
     e.drop_context();
     throw;
@@ -261,7 +264,7 @@ void leave_place() noexcept {
     return;
   }
   // A client that was told of work and goes without looking must not take the news with it.
-  const bool told = my_place->told;
+  const bool told = my_place->told.exchange(true);
   const int count = my_place->count;
   int queues[work_waiter::max_queues];
   std::copy(my_place->queues, my_place->queues + count, queues);
@@ -403,12 +406,16 @@ UNDERWAY_ENTRY(underway_wait_for_work) {
     throw;
   }
   // Told until it looks again: a client that dies before it dequeues passes the news on. One that
-  // was told again while it looked does so now, since it takes up one thing only.
+  // was told again while it looked does so now, since it takes up one thing only; and of what it
+  // was told before, which may have been of another queue.
   if (found < 0) {
     leave_place();
-  } else if (my_place->told.exchange(true)) {
+  } else {
+    const bool told = my_place->told.exchange(true);
     for (int i = 0; i < count; i++) {
-      wake_external(MyDatabaseId, ids[i], 1);
+      if (told || (i != found && !entries[i]->full && entries[i]->earliest <= clock_now())) {
+        wake_external(MyDatabaseId, ids[i], 1);
+      }
     }
   }
   return pg::call([&] {

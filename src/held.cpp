@@ -17,6 +17,7 @@ bool holding = false;
 // In a signal handler.
 void tell_overdue() {
   my_slot->overdue = true;
+  my_database->poked = true;  // where something else makes it wait, that resets its latch
   if (my_database->coordinator_pid != 0) {
     pg::set_latch_of(my_database->coordinator_proc);
   }

@@ -246,24 +246,33 @@ bool end_survey(queue_entry* q, const survey& s, const TimestampTz heads[priorit
   return known;
 }
 
+namespace {
+
+// Under its mutex.
+void lower_lane(queue_entry* q, int priority, const row_key& key) noexcept {
+  lane& l = q->lanes[priority];
+  l.changes++;
+  if (before(key, l.mark)) {
+    l.mark = key;
+  }
+  l.next_due = std::min(l.next_due, key.run_at);
+  for (active_scan& s : q->scans) {
+    if (s.used && s.priority == priority && before(key, s.low)) {
+      s.low = key;
+    }
+  }
+  if (key.run_at < q->earliest) {
+    q->earliest = key.run_at;
+  }
+}
+
+}  // namespace
+
 bool lower(queue_entry* q, int queue_id, int priority, const row_key& key) noexcept {
   SpinLockAcquire(&q->mutex);
   const bool right = q->database == MyDatabaseId && q->queue_id == queue_id;
   if (right) {
-    lane& l = q->lanes[priority];
-    l.changes++;
-    if (before(key, l.mark)) {
-      l.mark = key;
-    }
-    l.next_due = std::min(l.next_due, key.run_at);
-    for (active_scan& s : q->scans) {
-      if (s.used && s.priority == priority && before(key, s.low)) {
-        s.low = key;
-      }
-    }
-    if (key.run_at < q->earliest) {
-      q->earliest = key.run_at;
-    }
+    lower_lane(q, priority, key);
   }
   SpinLockRelease(&q->mutex);
   return right;
@@ -285,9 +294,11 @@ void reset_all_marks(Oid database) noexcept {
 }
 
 void lower_to_now(queue_entry* q) noexcept {
+  SpinLockAcquire(&q->mutex);
   for (int p = 0; p < priorities; p++) {
-    (void)lower(q, q->queue_id, p, lowest_key);
+    lower_lane(q, p, lowest_key);
   }
+  SpinLockRelease(&q->mutex);
 }
 
 lane lane_of(queue_entry* q, int priority) noexcept {

@@ -40,9 +40,8 @@ need wake_for(database_entry* db, queue_entry* q, int queue_id, int tasks,
   const bool place_only = first_due == DT_NOEND;
   if (tasks == 0 && !place_only) {
     wake_later_than(MyDatabaseId, queue_id, first_due);
-  } else {
-    wake_external(MyDatabaseId, queue_id, tasks > 0 ? tasks : was_full ? 1 : 0);
   }
+  wake_external(MyDatabaseId, queue_id, tasks > 0 ? tasks : was_full ? 1 : 0);
   if (q->quiet || place_only) {
     return need::no;
   }

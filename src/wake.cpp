@@ -73,8 +73,9 @@ void free_locked(SubTransactionId from) noexcept {
       continue;
     }
     lower_row(note.queue, note.queue_id, note.priority, note.key);
-    if (db != nullptr && note.first_due <= clock_now()) {
-      n = more(n, wake_for(db, note.queue, note.queue_id, 1, note.first_due));
+    if (db != nullptr) {
+      const int due = note.first_due <= clock_now();
+      n = more(n, wake_for(db, note.queue, note.queue_id, due, note.first_due));
     }
     if (note.locked_first < from) {
       note.locked_last = from - 1;
@@ -127,8 +128,9 @@ void tell() noexcept {
   }
   for (int i = 0; i < mine.pending_count; i++) {
     const pending_note& note = mine.pending[i];
+    const bool is_due = note.first_due <= clock_now();  // by now; and what was locked is free
     const int due =
-        note.due + (note.locked_last != InvalidSubTransactionId && note.first_due <= clock_now());
+        note.due + (is_due && (note.due == 0 || note.locked_last != InvalidSubTransactionId));
     n = more(n, wake_for(db, note.queue, note.queue_id, due, note.first_due));
   }
   if (mine.look) {
@@ -368,6 +370,7 @@ void everything_may_have_changed(Oid database) noexcept {
     set_earlier(&db->next_stale, clock_now());
     set_earlier(&db->next_deadline, clock_now());
     db->generation++;
+    db->cancels = true;
     db->looks = true;
     db->asked = true;
     db->controls = true;

@@ -32,13 +32,18 @@ void end_claims() noexcept {
     // publish, then look.
     std::atomic_thread_fence(std::memory_order_seq_cst);
     const TimestampTz earliest = c.queue->earliest;
-    if (db == nullptr || earliest <= now || earliest == DT_NOEND) {
+    if (db == nullptr || earliest == DT_NOEND) {
       continue;
     }
-    if (OidIsValid(c.queue->role)) {
+    if (!OidIsValid(c.queue->role)) {
+      if (earliest <= now) {
+        // Somebody may have passed the queue by while this claim was under way (`full`).
+        wake_external(MyDatabaseId, c.queue_id, 1);
+      } else {
+        wake_later_than(MyDatabaseId, c.queue_id, earliest);
+      }
+    } else if (earliest > now) {
       n = more(n, tell_of_timer(db, earliest));
-    } else {
-      wake_later_than(MyDatabaseId, c.queue_id, earliest);
     }
   }
   claims_count = 0;

@@ -11,6 +11,7 @@
 #include "pg/transaction.hpp"
 #include "process.hpp"
 #include "settings.hpp"
+#include "sleepers.hpp"
 #include "suspects.hpp"
 
 #include <algorithm>
@@ -94,11 +95,13 @@ struct lot {
 lot in_hand;  // is executed, or is next
 lot ahead;    // was claimed by the commit that ended the last of those
 
-// While this one is busy, another goes on: also when no more was found, for somebody may have come
-// while the limit was reached only by the places reserved here.
-void pass_on(const queue_info& q) noexcept {
-  if (q.entry->earliest <= clock_now() && !at_limit(q) &&
-      wake_idle(MyDatabaseId, my_slot->role, 1) == 0 && !my_database->saturated) {
+// While this one is busy, another goes on with whatever is due: also when no more was found, for
+// somebody may have come while the limit was reached only by the places reserved here; and in other
+// queues, since one worker is started, or woken by a timer, for all of them.
+void pass_on() noexcept {
+  int priority = 0;
+  if (choose_queue(&priority) != nullptr && wake_idle(MyDatabaseId, my_slot->role, 1) == 0 &&
+      !my_database->saturated) {
     poke_coordinator(my_database);
   }
 }
@@ -111,6 +114,9 @@ bool claim() {
     return false;
   }
   if (q->entry->earliest == DT_NOBEGIN && survey(*q)) {
+    // As at the end of a claim: the coordinator may have had no timer for what comes.
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    poke_if(my_database, tell_of_timer(my_database, q->entry->earliest));
     return true;
   }
   const int n = reserve_places(*q, tasks_wanted(*q));
@@ -193,7 +199,7 @@ void forget_ahead() {
 void work() {
   queue_info* q = in_hand.q;
   my_slot->fresh = false;
-  pass_on(*q);
+  pass_on();
   instr_time start;
   instr_time spent;
   INSTR_TIME_SET_CURRENT(start);

@@ -18,8 +18,6 @@ underway.max_workers = 2
 # What is flushed was flushed for a reason.
 synchronous_commit = off
 wal_writer_delay = 10s
-# Its alarm would wake who has waited at a waitpoint, later and for nothing.
-deadlock_timeout = 10min
 END
 my $session = Session->new($node);
 my $other = Session->new($node);
@@ -359,16 +357,6 @@ is($session->value("SELECT count(*) FROM pg_stat_activity WHERE backend_xid IS N
     2, 'wait_for without xid and xmin');
 $session->value("SELECT underway.resume_queue('awaited')");
 is(join(' ', map { $_->receive } @waiting), 'succeeded succeeded succeeded succeeded', 'all are woken');
-
-# A task falls due after the coordinator has looked for whom to wake, and before it sets its timer, to which everybody has left it.
-ok($session->until(idle() . q[ AND EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'underway coordinator' AND state = 'idle' AND wait_event_type = 'Extension')], 30),
-    'everybody sleeps');
-arm(14);
-my $timed = $session->value(q[SELECT underway.enqueue('awaited', delay => '500 ms')]);
-ok($session->until(stands(7867, 14), 30), 'the coordinator has looked');
-ok($session->until("(SELECT underway_internal.clock() > run_at FROM underway.tasks WHERE id = '$timed')", 30), 'a task falls due');
-go();
-ok($session->until("(SELECT state = 'succeeded' FROM underway.status('$timed'))", 30), '... and runs');
 
 # The safety check finds what nobody was told of: a task behind all that has been looked at, and one long overdue before it. Neither
 # is found otherwise, whoever starts or ends.
