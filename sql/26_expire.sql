@@ -115,16 +115,15 @@ BEGIN
             n := n + 1;
             CONTINUE;
         END IF;
+        -- Whoever has one locked tells of it; to note it here would be to tell oneself, again and again.
+        SELECT y.* INTO t FROM underway_internal.task y WHERE y.id = t.id AND y.state IN ('pending', 'waiting') FOR UPDATE SKIP LOCKED;
+        CONTINUE WHEN NOT FOUND;
         IF t.state = 'pending' THEN
             PERFORM underway_internal.note_locked(t.queue_id, t.priority, t.run_at, t.id);
         END IF;
-        DELETE FROM underway_internal.task x WHERE x.id IN (
-            SELECT y.id FROM underway_internal.task y
-            WHERE y.id = t.id AND y.state IN ('pending', 'waiting') FOR UPDATE SKIP LOCKED) RETURNING x.* INTO t;
-        IF FOUND THEN
-            PERFORM underway_internal.archive_task(t, 'failed', NULL, 'queue dropped', NULL, 'the queue was dropped', NULL, NULL, NULL, NULL);
-            n := n + 1;
-        END IF;
+        DELETE FROM underway_internal.task x WHERE x.id = t.id;
+        PERFORM underway_internal.archive_task(t, 'failed', NULL, 'queue dropped', NULL, 'the queue was dropped', NULL, NULL, NULL, NULL);
+        n := n + 1;
     END LOOP;
     RETURN n;
 END $$;

@@ -14,6 +14,7 @@
 #include "waitpoint.hpp"
 
 #include <algorithm>
+#include <optional>
 
 extern "C" PGDLLEXPORT void underway_coordinator_main(Datum arg);
 
@@ -193,6 +194,18 @@ bool has_due_work() noexcept {
 
 bool has_workers() noexcept { return count_workers(db->oid, InvalidOid).database > 0; }
 
+// One that fails keeps the others of the round not from their turn.
+template <class F> TimestampTz look(F&& at, std::optional<pg::error>* failed) {
+  try {
+    return at(db);
+  } catch (pg::error& e) {
+    if (!*failed) {
+      failed->emplace(std::move(e));
+    }
+    return DT_NOEND;
+  }
+}
+
 // One round; returns until when to sleep, in real time.
 TimestampTz round() {
   db->poked = false;
@@ -209,17 +222,22 @@ TimestampTz round() {
   pool::look_after_starts(db);
   reclaim::dead_workers(db);
   reclaim::overdue(db);
-  reclaim::maps(db);
   upkeep::survey(queues);
   // What becomes due after this is ours to wake somebody for, now or in the next round: whoever has
   // found that it is not due yet counts on us, and may be asleep by the time that we look.
   const TimestampTz then = clock_now();
-  TimestampTz next = pool::fit(db, queues);  // before what may fail
+  TimestampTz next = pool::fit(db, queues);
   pg::call([] { waitpoint(waitpoint_id::fitted); });
+  std::optional<pg::error> failed;
+  next = std::min(next, look(reclaim::maps, &failed));
   if (upkeep::has_home(queues)) {
-    next = std::min(next, steer::run(db));  // before what it cancels is looked at
-    next =
-        std::min({next, upkeep::run(db, queues), reclaim::stale_leases(db), reclaim::cancels(db)});
+    next = std::min(next, look(steer::run, &failed));  // before what it cancels is looked at
+    next = std::min(next, look([](database_entry* d) { return upkeep::run(d, queues); }, &failed));
+    next = std::min(next, look(reclaim::stale_leases, &failed));
+    next = std::min(next, look(reclaim::cancels, &failed));
+  }
+  if (failed) {
+    throw std::move(*failed);
   }
   next = std::min(next, next_safety_check);
   // Published before the last look: who enqueues something earlier than this wakes us.
@@ -305,7 +323,7 @@ void run() {
       }
       until = round();
     } catch (pg::error& e) {
-      // What it was to look at may have been forgotten with the look that failed.
+      // What asked for the look that failed was taken back before it.
       caught_up = false;
       db->next_expiry = db->next_stale = db->next_deadline = DT_NOBEGIN;
       process::endure(e, &failures);

@@ -130,6 +130,18 @@ struct source {
   int places = -1;  // no limit
 };
 
+// Who has passed it by meanwhile sets his timer by it.
+void has_places(const source& from) noexcept {
+  if (from.entry == nullptr || !from.entry->full.exchange(false)) {
+    return;
+  }
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  const TimestampTz earliest = from.entry->earliest;
+  if (earliest > clock_now() && earliest != DT_NOEND) {
+    wake_later_than(MyDatabaseId, from.queue_id, earliest);
+  }
+}
+
 // Claims from every priority that may have something due; returns how many tasks there are now.
 int claim_from(const source& from, const char* worker, int n, int wanted, claimed_task* tasks,
                MemoryContext memory) {
@@ -211,11 +223,11 @@ UNDERWAY_ENTRY(underway_dequeue) {
     e.drop_context();
     throw;
   }
-  if (from.entry != nullptr && from.places != 0) {
-    from.entry->full = false;
-  }
   const int wanted =
       from.places < 0 ? PG_GETARG_INT32(1) : std::min(PG_GETARG_INT32(1), from.places);
+  if (from.places < 0 || wanted < from.places) {
+    has_places(from);
+  }
   if (wanted == 0 || from.entry == nullptr) {
     return Datum{0};
   }
@@ -240,6 +252,9 @@ UNDERWAY_ENTRY(underway_dequeue) {
       lower_to_now(from.entry);
       n = claim_from(from, worker, n, wanted, tasks, memory);
     }
+  }
+  if (n < from.places) {
+    has_places(from);
   }
   if (n == 0) {
     // A claim with an older snapshot has found out nothing, and wait_for_work would say at once

@@ -165,10 +165,11 @@ TimestampTz stale_leases(database_entry* db) {
   return next == DT_NOEND ? next : next - shared->clock_offset;
 }
 
-void maps(database_entry* db) {
+TimestampTz maps(database_entry* db) {
   if (db->looks.exchange(false)) {
     run(&look_at_maps, nullptr);
   }
+  return DT_NOEND;
 }
 
 TimestampTz cancels(database_entry* db) {

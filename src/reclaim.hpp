@@ -15,7 +15,7 @@ void overdue(database_entry* db);
 // External workers that are stale. Returns when to look again (real time).
 TimestampTz stale_leases(database_entry* db);
 // Maps whose last child was finished by a client, or by a worker that died before it could look.
-void maps(database_entry* db);
+TimestampTz maps(database_entry* db);
 // What was cancelled while in progress: interrupted, then, after the grace, its worker is
 // terminated. Returns when to look again.
 TimestampTz cancels(database_entry* db);

@@ -22,12 +22,12 @@ void end_claims() noexcept {
   need n = need::no;
   for (int i = 0; i < claims_count; i++) {
     const watched_claim& c = claims[i];
-    if (!c.ended) {
+    if (c.ended) {
+      end_scan(c.queue, c.scan, c.priority, c.found ? &c.last : nullptr, c.exhausted, c.scanned_at,
+               c.next_due);
+    } else {
       drop_scan(c.queue, c.scan);
-      continue;
     }
-    end_scan(c.queue, c.scan, c.priority, c.found ? &c.last : nullptr, c.exhausted, c.scanned_at,
-             c.next_due);
     // While something was due, the coordinator had no timer for what comes after it. As it does:
     // publish, then look.
     std::atomic_thread_fence(std::memory_order_seq_cst);
@@ -35,15 +35,13 @@ void end_claims() noexcept {
     if (db == nullptr || earliest == DT_NOEND) {
       continue;
     }
-    if (!OidIsValid(c.queue->role)) {
-      if (earliest <= now) {
-        // Somebody may have passed the queue by while this claim was under way (`full`).
-        wake_external(MyDatabaseId, c.queue_id, 1);
-      } else {
-        wake_later_than(MyDatabaseId, c.queue_id, earliest);
-      }
+    if (OidIsValid(c.queue->role)) {
+      n = earliest <= now ? n : more(n, tell_of_timer(db, earliest));
     } else if (earliest > now) {
-      n = more(n, tell_of_timer(db, earliest));
+      wake_later_than(MyDatabaseId, c.queue_id, earliest);
+    } else if (!c.queue->full) {
+      // Of those that have passed the queue by while this claim was under way.
+      wake_external(MyDatabaseId, c.queue_id, 1);
     }
   }
   claims_count = 0;

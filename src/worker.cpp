@@ -116,7 +116,10 @@ bool claim() {
   if (q->entry->earliest == DT_NOBEGIN && survey(*q)) {
     // As at the end of a claim: the coordinator may have had no timer for what comes.
     std::atomic_thread_fence(std::memory_order_seq_cst);
-    poke_if(my_database, tell_of_timer(my_database, q->entry->earliest));
+    const TimestampTz earliest = q->entry->earliest;
+    if (earliest > clock_now()) {
+      poke_if(my_database, tell_of_timer(my_database, earliest));
+    }
     return true;
   }
   const int n = reserve_places(*q, tasks_wanted(*q));

@@ -19,6 +19,8 @@ deadlock_timeout = 10min
 END
 my ($session, $other, $third) = map { Session->new($node) } 1 .. 3;
 $session->value(<<'END');
+CREATE ROLE waiter SUPERUSER LOGIN;
+ALTER ROLE waiter SET track_counts = off;
 CREATE FUNCTION act(input jsonb) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF input ->> 'name' = 'gate' THEN
@@ -72,7 +74,7 @@ go();
 ok($session->until("(SELECT state = 'succeeded' FROM underway.status('$id'))", 30), '... and runs');
 
 # One that falls due before it commits, and in that same moment. It is not handed over.
-my $run_at = $session->value("SELECT clock_timestamp() + interval '1 s'");
+my $run_at = $session->value("SELECT clock_timestamp() + interval '3 s'");
 $id = $third->value("BEGIN;\nSET LOCAL synchronous_commit = off;\nSELECT underway.enqueue('q', run_at => '$run_at')") =~ s/\s//gr;
 soon(all_sleep(), 'all sleep');
 arm(14);
@@ -109,8 +111,8 @@ soon("EXISTS (SELECT FROM underway.check_health() h WHERE h::text ~ 'expire')", 
 $session->value('ALTER FUNCTION underway_internal.away(interval, int) RENAME TO expire');
 soon(is_in($id, 'failed'), '... it does when what was wrong is mended');
 
-# A client that waits for work; returns its process, too. Statistics of its last statement would wake it for nothing, 10 s after that.
-$session->value('CREATE ROLE waiter SUPERUSER LOGIN; ALTER ROLE waiter SET track_counts = off');
+# A client that waits for work; returns its process, too. The statistics of its last statement would
+# wake it for nothing, 10 s after that, if it kept any.
 sub waits_for
 {
     my ($queues, $name) = @_;
