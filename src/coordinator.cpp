@@ -194,7 +194,7 @@ bool has_due_work() noexcept {
 
 bool has_workers() noexcept { return count_workers(db->oid, InvalidOid).database > 0; }
 
-// One that fails keeps the others of the round not from their turn.
+// What fails is told at the end of the round, and keeps nothing else from its turn.
 template <class F> TimestampTz look(F&& at, std::optional<pg::error>* failed) {
   try {
     return at(db);

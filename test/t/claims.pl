@@ -10,6 +10,7 @@ use PostgreSQL::Test::Utils;
 use Session;
 use Test::More;
 use Underway;
+use Waitpoint;
 
 my $node = start_server('claims', extension => 1, conf => <<'END');
 max_connections = 50
@@ -33,31 +34,16 @@ BEGIN
 END $$;
 END
 
-# Another session waits at the waitpoint, or for a lock of class 1.
-sub stands
-{
-    my ($class, $point) = @_;
-    return "EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.classid = $class AND l.objid = $point AND NOT l.granted)";
-}
-
-sub arm
-{
-    my $point = shift;
-    return $other->value("SELECT pg_advisory_lock(7867, $point), underway_internal.arm_waitpoints(1 << $point)");
-}
-
-sub go { return $other->value('SELECT underway_internal.arm_waitpoints(0), pg_advisory_unlock_all()') }
-
 sub idle { return "NOT EXISTS (SELECT FROM underway_internal.workers() w WHERE w.state <> 'idle')" }
 
 # A survey that has looked already, and a task that commits before it says what it saw. The queue is paused: no worker looks.
 $session->value("SELECT underway.create_queue('surveyed', 'act'), underway.pause_queue('surveyed')");
 ok($session->until(idle()), 'everybody sleeps');
-arm(5);
+arm($other, 5);
 $session->value('SELECT underway.set_clock(NULL)');
-ok($session->until(stands(7867, 5)), 'the coordinator has looked');
+ok($session->until(held_at(5)), 'the coordinator has looked');
 $session->value(q[SELECT underway.enqueue('surveyed', '{"name": "late"}')]);
-go();
+disarm($other);
 $session->value("SELECT underway.resume_queue('surveyed')");
 ok($session->until(q[EXISTS (SELECT FROM ran WHERE name = 'late')], 30), 'a task that a survey could not see runs');
 
@@ -131,14 +117,14 @@ $session->value("SELECT underway.create_queue(q, 'act') FROM unnest('{two,last}'
 $other->value('SELECT pg_advisory_lock(1, 1)');
 $session->value(q[SELECT underway.enqueue('two', '{"name": "gate"}') FROM generate_series(1, 2)]);
 ok($session->until("2 = (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 1 AND objid = 1 AND NOT granted)", 30), 'there are two workers');
-go();
+disarm($other);
 ok($session->until('NOT EXISTS (SELECT FROM underway_internal.task) AND ' . idle(), 30), 'they sleep');
 sleep_coordinator();
 $other->value('SELECT pg_advisory_lock(1, 1)');
 my %slept = split /[|\n]/, $session->value("SELECT pid, state_change FROM pg_stat_activity WHERE backend_type = 'underway worker'");
 $session->value(q[SELECT underway.enqueue('last', '{"name": "gate"}'), underway.enqueue('last', '{"name": "late"}', '1 day')]);
 ok($session->until(stands(1, 1), 30), 'one has the only task that is due');
-go();
+disarm($other);
 ok($session->until(q[(SELECT count(*) = 1 FROM underway_internal.task) AND ] . idle(), 30), 'and ends it');
 my %sleeps = split /[|\n]/, $session->value("SELECT pid, state_change FROM pg_stat_activity WHERE backend_type = 'underway worker'");
 is(scalar(grep { $sleeps{$_} eq $slept{$_} } keys %sleeps), 1, 'the other has slept all the while');
@@ -173,14 +159,14 @@ sub close_gate
         $session->value(q[SELECT underway.enqueue_many('many', array_fill('{"name": "quick"}'::jsonb, ARRAY[200]))]);
         $session->until("NOT EXISTS (SELECT FROM underway_internal.task) AND " . idle(), 30) or return 0;
         $session->value('TRUNCATE ran');
-        arm($point);
+        arm($other, $point);
         $other->value('SELECT pg_advisory_lock(1, 1)');
         $then->() if $then;
         $session->value(q[SELECT underway.enqueue_many('many', array_prepend('{"name": "gate"}'::jsonb,
             array_fill('{"name": "behind"}'::jsonb, ARRAY[40])))]);
         $session->until(stands(1, 1), 30) or return 0;
         return 1 if $session->value("SELECT count(*) > 1 FROM underway_internal.task WHERE state = 'in_progress'") eq 't';
-        go();
+        disarm($other);
     }
     return 0;
 }
@@ -188,12 +174,12 @@ sub close_gate
 sub behind { return q[(40 = (SELECT count(*) FROM ran WHERE name = 'behind'))] }
 
 ok(close_gate(6), 'a worker is slow, and holds others');
-ok($session->until(stands(7867, 6), 30), 'the coordinator takes them');
+ok($session->until(held_at(6), 30), 'the coordinator takes them');
 workers(2);
 $other->value('SELECT underway_internal.arm_waitpoints(0), pg_advisory_unlock(7867, 6)');
 ok($session->until(behind(), 30), 'they run elsewhere');
 is($session->value("SELECT state FROM underway.tasks WHERE queue = 'many' AND input ->> 'name' = 'gate' ORDER BY id DESC LIMIT 1"), 'in_progress', 'while it is slow');
-go();
+disarm($other);
 ok($session->until("NOT EXISTS (SELECT FROM underway_internal.task)", 30), 'the slow one ends');
 is($session->value("SELECT DISTINCT state || ' ' || attempt FROM underway.tasks WHERE queue = 'many'"), 'succeeded 1', 'nothing used an attempt for that');
 
@@ -207,7 +193,7 @@ my $terminated = $session->value("SELECT pid FROM underway_internal.workers() w 
 $session->value("SELECT pg_terminate_backend($terminated)");
 ok($session->until("NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $terminated)"), 'it is gone');
 wake();
-go();
+disarm($other);
 ok($session->until(behind() . ' AND NOT EXISTS (SELECT FROM underway_internal.task)', 30), 'all go on');
 is($session->value("SELECT input ->> 'name', max(attempt), sum(losses) FROM underway.tasks WHERE queue = 'many' AND (attempt > 1 OR losses > 0) GROUP BY 1"),
     'gate|2|1', 'an attempt was lost of what had begun, and of nothing else');
@@ -219,7 +205,7 @@ ok( close_gate(
     'a worker holds others again');
 my ($leaving) = $session->pids('worker');
 $session->value('ALTER ROLE CURRENT_USER SET work_mem = $$5MB$$');
-go();
+disarm($other);
 ok($session->until("NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $leaving)"), 'it leaves');
 is($session->value("SELECT (SELECT string_agg(name, ' ') FROM ran), (SELECT string_agg(DISTINCT concat_ws(' ', state, attempt), ', ') FROM underway_internal.task)"),
     'gate|pending 0', 'when it has ended what it had begun, and nothing else');
@@ -236,7 +222,7 @@ ok( close_gate(
     'and once more');
 my $cancelled = $session->value("SELECT id FROM underway_internal.task WHERE state = 'in_progress' AND input ->> 'name' = 'behind' ORDER BY id LIMIT 1");
 is($session->value("SELECT underway.cancel('$cancelled')"), 'in_progress', 'one that has not begun is cancelled');
-go();
+disarm($other);
 ok($session->until("(SELECT state = 'cancelled' FROM underway.status('$cancelled'))", 30), 'it ends cancelled');
 ok($session->until(q[(39 = (SELECT count(*) FROM ran WHERE name = 'behind'))], 30), '... and the others run');
 wake();
@@ -244,11 +230,11 @@ ok($session->until("NOT EXISTS (SELECT FROM underway_internal.task)", 30), '... 
 
 # The coordinator does not live to give them back: they go on when the worker is gone.
 ok(close_gate(6), 'once more');
-ok($session->until(stands(7867, 6), 30), 'the coordinator takes them');
+ok($session->until(held_at(6), 30), 'the coordinator takes them');
 my ($coordinator) = $session->pids('coordinator');
 $session->value("SELECT underway_internal.arm_waitpoints(0), pg_terminate_backend($coordinator)");
 ok($session->until("NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $coordinator)"), 'the coordinator is gone');
-go();
+disarm($other);
 ok($session->until(behind(), 30), 'what it took runs nevertheless');
 ok($session->until("NOT EXISTS (SELECT FROM underway_internal.task)", 30), 'nothing is left');
 

@@ -23,6 +23,7 @@ use PostgreSQL::Test::Utils;
 use Session;
 use Test::More;
 use Underway;
+use Waitpoint;
 
 my $folder = PostgreSQL::Test::Utils::tempdir();
 mkdir "$folder/small";
@@ -148,13 +149,13 @@ $session->value('GRANT EXECUTE ON FUNCTION act TO worker');
 runs_then($next, 'granted again');
 
 # Claimed, and not begun.
-$session->value('SELECT pg_advisory_lock(7867, 2), underway_internal.arm_waitpoints(4)');
+arm($session, 2);
 # Not flushed, so that it is not handed over with its commit: a worker claims it.
 $id = $session->value("SET synchronous_commit = off;\nSELECT underway.enqueue('theirs')") =~ s/\s//gr;
 $session->value('RESET synchronous_commit');
-$session->until("EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = 7867 AND NOT granted)") or die 'nothing is claimed';
+$session->until(held_at(2)) or die 'nothing is claimed';
 $session->value('REVOKE EXECUTE ON FUNCTION act FROM worker');
-$session->value('SELECT underway_internal.arm_waitpoints(0), pg_advisory_unlock(7867, 2)');
+disarm($session);
 settles('a right that is revoked between claim and begin: no attempt is used',
     "SELECT concat_ws('|', state, attempt, failures, underway.why('$id')) FROM underway.status('$id')", '^pending\|0\|0\|.*EXECUTE');
 $session->value('GRANT EXECUTE ON FUNCTION act TO worker');

@@ -10,6 +10,7 @@ use PostgreSQL::Test::Utils;
 use Session;
 use Test::More;
 use Underway;
+use Waitpoint;
 
 my $node = start_server('hand_over', extension => 1, conf => <<'END');
 max_prepared_transactions = 2
@@ -151,19 +152,18 @@ sub hold
 {
     my $name = shift;
     rest();
-    $holder->value('SELECT pg_advisory_lock(7867, 13), underway_internal.arm_waitpoints(1 << 13)');
+    arm($holder, 13);
     $client->send("SELECT put('$name')");
-    $session->until(q[EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = 7867 AND objid = 13 AND NOT granted)], 30)
+    $session->until(held_at(13), 30)
       or die 'nothing is handed over';
     return;
 }
-sub go { return $holder->value('SELECT underway_internal.arm_waitpoints(0), pg_advisory_unlock_all()') }
 sub client_pid { return $session->value(q[SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = 7867 AND objid = 13 AND NOT granted]) }
 
 hold('plain');
 is($session->value('SELECT ' . all_idle()), 'f', 'who is about to be handed a task is not idle');
 $session->value("SELECT put('meanwhile')");
-go();
+disarm($holder);
 like($client->receive, qr/^[0-9a-f-]{36}$/, 'a commit that hands over a task');
 ok($session->until(ran('plain'), 30), '... and it runs');
 ok($session->until(ran('meanwhile'), 30), '... and what came meanwhile');
@@ -172,7 +172,7 @@ hold('worker terminated');
 my ($worker) = $session->pids('worker');
 $session->value("SELECT pg_terminate_backend($worker)");
 ok($session->until("NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $worker)", 30), 'the worker is terminated before the commit');
-go();
+disarm($holder);
 like($client->receive, qr/^[0-9a-f-]{36}$/, '... that is no error of it');
 ok($session->until(ran('worker terminated'), 30), '... and the task goes on with another one');
 is($session->value("SELECT attempt FROM ran WHERE name = 'worker terminated'"), 1, '... as if nobody had taken it');
@@ -181,7 +181,7 @@ hold('client terminated');
 my $pid = client_pid();
 $session->value("SELECT pg_terminate_backend($pid)");
 ok($session->until("NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)", 30), 'the client is terminated before the commit');
-go();
+disarm($holder);
 $client->connect;
 runs_handed('after it', "SELECT put('after it')", 1, 'a task after it');
 is($session->value('SELECT ' . ran('client terminated')), 'f', 'his never was');
@@ -193,7 +193,7 @@ $session->value("SELECT pg_terminate_backend($worker)");
 ok($session->until("NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $worker)", 30), 'the worker is terminated, and then');
 $session->value("SELECT pg_terminate_backend($pid)");
 ok($session->until("NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)", 30), '... the client');
-go();
+disarm($holder);
 $client->connect;
 $session->value("SELECT put('after both')");
 ok($session->until(ran('after both'), 30), '... and a task after them runs');
@@ -203,13 +203,13 @@ hold('statement cancelled');
 $session->value('SELECT pg_cancel_backend(' . client_pid() . ')');
 $client->receive;
 is($client->state, '57014', 'a commit that is cancelled while it hands over');
-go();
+disarm($holder);
 runs_handed('after cancel', "SELECT put('after cancel')", 1, '... a task after it');
 is($session->value('SELECT ' . ran('statement cancelled')), 'f', '... its own never was');
 
 hold('queue paused');
 $session->value("SELECT underway.pause_queue('q')");
-go();
+disarm($holder);
 $client->receive;
 ok($session->until(all_idle(), 30), 'the queue is paused before the commit: the worker begins nothing');
 $id = $client->answer;
@@ -219,7 +219,7 @@ ok($session->until(ran('queue paused'), 30), '... which runs when it is resumed'
 
 hold('handler renamed');
 $session->value('ALTER FUNCTION act(jsonb) RENAME TO acted');
-go();
+disarm($holder);
 $client->receive;
 $id = $client->answer;
 ok($session->until("underway.why('$id') ~ 'does not exist'", 30), 'the handler is renamed before the commit: the queue is blocked');
@@ -230,7 +230,7 @@ ok($session->until(ran('handler renamed'), 30), '... it runs when it is back');
 hold('queue limited');
 $session->value("SELECT underway.alter_queue('q', concurrency => 1)");
 my $xid = $session->value('SELECT backend_xid FROM pg_stat_activity WHERE pid = ' . client_pid());
-go();
+disarm($holder);
 $client->receive;
 ok($session->until(ran('queue limited'), 30), 'a limit is set before the commit: the task runs');
 is($session->value("SELECT claim <> '$xid' AND attempt = 1 FROM ran WHERE name = 'queue limited'"), 't', '... given back and claimed under that limit');
@@ -240,14 +240,14 @@ hold('table rewritten');
 my $vacuum = Session->new($node);
 $vacuum->send('VACUUM FULL underway_internal.task');
 ok($session->until("EXISTS (SELECT FROM pg_locks WHERE relation = 'underway_internal.task'::regclass AND NOT granted)", 30), 'somebody waits to rewrite the table');
-go();
+disarm($holder);
 $client->receive;
 $vacuum->receive;
 ok($session->until(ran('table rewritten'), 30), '... the worker finds the task all the same');
 
 hold('queue dropped');
 $session->value("SELECT underway.drop_queue('q', force => true)");
-go();
+disarm($holder);
 $client->receive;
 $id = $client->answer;
 ok($session->until("(SELECT state = 'failed' FROM underway.status('$id'))", 30), 'the queue is dropped before the commit: the task fails');
@@ -352,7 +352,7 @@ $inside->value("CREATE EXTENSION underway;\nCREATE FUNCTION nothing() RETURNS vo
 my $theirs = "(SELECT oid FROM pg_database WHERE datname = 'other')";
 ok($session->until("EXISTS (SELECT FROM underway_internal.workers() w WHERE w.database = $theirs AND w.state = 'idle')", 60), 'another database has an idle worker');
 my $gate = Session->new($node, dbname => 'other');
-$gate->value('SELECT pg_advisory_lock(7867, 13), underway_internal.arm_waitpoints(1 << 13)');
+arm($gate, 13);
 $inside->send("SELECT underway.enqueue('q')");
 ok($session->until("EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND database = $theirs AND classid = 7867 AND objid = 13 AND NOT granted)", 30), '... that is being handed a task');
 $session->value('DROP DATABASE other WITH (FORCE)');

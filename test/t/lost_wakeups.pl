@@ -10,6 +10,7 @@ use PostgreSQL::Test::Utils;
 use Session;
 use Test::More;
 use Underway;
+use Waitpoint;
 
 my $node = start_server('lost_wakeups', extension => 1, conf => <<'END');
 underway.max_workers = 2
@@ -31,23 +32,6 @@ SELECT underway.create_queue('q', 'act'), underway.create_queue('second', 'act')
 SELECT underway.create_queue('a'), underway.create_queue('b'), underway.create_queue('narrow', concurrency => 10);
 END
 
-# Another session waits at the waitpoint, or for a lock of class 1.
-sub stands
-{
-    my ($class, $point) = @_;
-    return "EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.classid = $class AND l.objid = $point AND NOT l.granted)";
-}
-
-sub arm
-{
-    my $point = shift;
-    return $other->value("SELECT pg_advisory_lock(7867, $point), underway_internal.arm_waitpoints(1 << $point)");
-}
-
-# Who stands there goes on, to stand there again the next time.
-sub let_pass { my $point = shift; return $other->value("SELECT pg_advisory_unlock(7867, $point), pg_advisory_lock(7867, $point)") }
-sub go { return $other->value('SELECT underway_internal.arm_waitpoints(0), pg_advisory_unlock_all()') }
-
 sub sleeps { my $kind = shift; return "EXISTS (SELECT FROM pg_stat_activity WHERE $kind AND wait_event_type = 'Extension')" }
 sub all_sleep { return sleeps("backend_type = 'underway coordinator' AND state = 'idle'") . " AND NOT EXISTS (SELECT FROM underway_internal.workers() w WHERE w.state <> 'idle')" }
 sub is_in { my ($id, $state) = @_; return "(SELECT state = '$state' FROM underway.status('$id'))" }
@@ -62,28 +46,28 @@ SELECT underway.enqueue('q', '{"name": "gate"}', priority => 0);
 COMMIT]) =~ s/\n.*//sr;
 soon(stands(1, 1), 'a worker is started, and busy');
 soon(is_in($id, 'succeeded'), '... another one runs what is due in another queue');
-go();
+disarm($other);
 soon(all_sleep(), 'all is done');
 
 # A task falls due after the coordinator has looked for whom to wake, and before it sets its timer, to which everybody has left it.
-arm(14);
+arm($other, 14);
 $id = $session->value(q[SELECT underway.enqueue('q', delay => '500 ms')]);
-ok($session->until(stands(7867, 14), 30), 'the coordinator has looked');
+ok($session->until(held_at(14), 30), 'the coordinator has looked');
 ok($session->until("(SELECT underway_internal.clock() > run_at FROM underway.tasks WHERE id = '$id')", 30), 'a task falls due');
-go();
+disarm($other);
 ok($session->until("(SELECT state = 'succeeded' FROM underway.status('$id'))", 30), '... and runs');
 
 # One that falls due before it commits, and in that same moment. It is not handed over.
 my $run_at = $session->value("SELECT clock_timestamp() + interval '3 s'");
 $id = $third->value("BEGIN;\nSET LOCAL synchronous_commit = off;\nSELECT underway.enqueue('q', run_at => '$run_at')") =~ s/\s//gr;
 soon(all_sleep(), 'all sleep');
-arm(14);
+arm($other, 14);
 my $first = $session->value("SELECT underway.enqueue('second', run_at => '$run_at')");
-soon(stands(7867, 14), 'the coordinator is told of another that is due then');
-let_pass(14);
-soon(is_in($first, 'succeeded') . ' AND ' . stands(7867, 14), '... which runs, and it has looked');
+soon(held_at(14), 'the coordinator is told of another that is due then');
+let_pass($other, 14);
+soon(is_in($first, 'succeeded') . ' AND ' . held_at(14), '... which runs, and it has looked');
 $third->value('COMMIT');
-go();
+disarm($other);
 soon(is_in($id, 'succeeded'), '... the one that has committed runs too');
 
 # Locked while somebody looks when it is due, and free before that.
@@ -101,7 +85,7 @@ soon(stands(1, 1), 'a task runs');
 $session->value("BEGIN;\nSELECT underway.cancel('$id');\nPREPARE TRANSACTION 'cancel'");
 $session->value("COMMIT PREPARED 'cancel'");
 soon(is_in($id, 'cancelled'), '... COMMIT PREPARED cancels it');
-go();
+disarm($other);
 
 # The coordinator's look fails, after it has taken note that it is to look.
 soon(all_sleep(), 'all sleep');
