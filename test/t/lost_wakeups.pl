@@ -95,6 +95,29 @@ soon("EXISTS (SELECT FROM underway.check_health() h WHERE h::text ~ 'expire')", 
 $session->value('ALTER FUNCTION underway_internal.away(interval, int) RENAME TO expire');
 soon(is_in($id, 'failed'), '... it does when what was wrong is mended');
 
+# In a queue that comes from a copy, beside others that do not, while the timer for it was set without.
+$session->value("UPDATE underway_internal.queue q SET home_database = 0 WHERE name = 'paused' RETURNING underway_internal.queue_changed(q.id)");
+$id = $session->value("SELECT underway.enqueue('paused', ttl => '10 ms')");
+soon("(SELECT underway_internal.clock() > expires_at FROM underway_internal.task WHERE id = '$id') AND " . all_sleep(), 'a task of a held queue outlives its time');
+is($session->value('SELECT underway.adopt()'), 1, '... it is adopted');
+soon(is_in($id, 'failed'), '... and expires');
+
+# A task of a queue that is dropped meanwhile, and which a client has locked: whoever ends it waits for the client, and does nothing else.
+$session->value("SELECT underway.create_queue('gone')");
+$id = $other->value("BEGIN;\nSELECT underway.enqueue('gone')") =~ s/\s//gr;
+$session->value("SELECT underway.drop_queue('gone', force => true)");
+arm($session, 14);
+$other->value('COMMIT');
+soon(held_at(14), 'a task comes into a queue that was dropped');
+is($third->value("BEGIN;\nSELECT underway.cancel('$id')") =~ s/\s//gr, 'cancelled', '... a client cancels it');
+disarm($session);
+soon(all_sleep(), '... and has not committed');
+my $transactions = $session->value('SELECT transactions FROM underway_internal.counters()');
+$session->value('SELECT 1') for 1 .. 500;
+is($session->value('SELECT transactions FROM underway_internal.counters()'), $transactions, '... nobody looks at it again meanwhile');
+$third->value('ROLLBACK');
+soon(is_in($id, 'failed'), '... until it is free');
+
 # A client that waits for work; returns its process, too. The statistics of its last statement would
 # wake it for nothing, 10 s after that, if it kept any.
 sub waits_for
