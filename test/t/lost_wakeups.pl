@@ -95,6 +95,18 @@ soon("EXISTS (SELECT FROM underway.check_health() h WHERE h::text ~ 'expire')", 
 $session->value('ALTER FUNCTION underway_internal.away(interval, int) RENAME TO expire');
 soon(is_in($id, 'failed'), '... it does when what was wrong is mended');
 
+# In the hands of a worker while its queue is paused, and given back when the sweep is through.
+$session->value("SELECT underway.create_queue('lapses', 'act', ttl => '1 s')");
+soon(all_sleep(), 'all sleep');
+my @workers = $session->pids('worker');
+kill 'STOP', @workers;
+$id = $session->value("SELECT underway.enqueue('lapses')");
+ok($session->value('SELECT ' . is_in($id, 'in_progress')) eq 't', 'a task is handed over');
+$session->value("SELECT underway.pause_queue('lapses')");
+soon(sleeps("backend_type = 'underway coordinator'"), '... its queue is paused');
+kill 'CONT', @workers;
+soon(is_in($id, 'failed'), '... it is given back and expires');
+
 # In a queue that comes from a copy, beside others that do not, while the timer for it was set without.
 $session->value("UPDATE underway_internal.queue q SET home_database = 0 WHERE name = 'paused' RETURNING underway_internal.queue_changed(q.id)");
 $id = $session->value("SELECT underway.enqueue('paused', ttl => '10 ms')");
