@@ -29,7 +29,7 @@ int archive_succeeded(bool kept, success* tasks, int n) {
       }
       tasks[i].moved = true;
       moved++;
-      note_finished(tasks[i].id, 1);
+      note_finished(*tasks[i].id);
       if (kept) {
         task_archive.put(task, tasks[i].output, tasks[i].notices, now);
       } else if (!task.null(of_task[task_column::key])) {

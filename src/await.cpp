@@ -8,19 +8,11 @@
 
 namespace underway {
 
-void wake_awaiters(Oid database, const pg_uuid_t* ids, int n) noexcept {
-  const bool all = n > 16 || ids == nullptr;
+void wake_awaiters(Oid database, const ended_tasks* ended) noexcept {
   for (int i = 0; i < shared->awaiters_size; i++) {
     awaiter& a = shared->awaiters()[i];
     const int proc = a.proc_plus_one;
-    if (proc == 0 || a.database != database) {
-      continue;
-    }
-    bool meant = all;
-    for (int k = 0; k < n && !meant; k++) {
-      meant = memcmp(&a.id, &ids[k], sizeof a.id) == 0;
-    }
-    if (meant) {
+    if (proc != 0 && a.database == database && (ended == nullptr || ended->may_hold(a.id))) {
       pg::set_latch_of(proc - 1);
     }
   }

@@ -73,7 +73,7 @@ UNDERWAY_ENTRY(underway_finished) {
     deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), UUIDOID, UUID_LEN, false, TYPALIGN_CHAR, &ids,
                       nullptr, &n);
     for (int i = 0; i < n; i++) {
-      note_finished(DatumGetUUIDP(ids[i]), 1);
+      note_finished(*DatumGetUUIDP(ids[i]));
     }
     pfree(ids);
   });

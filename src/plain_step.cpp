@@ -133,7 +133,7 @@ class ending {
       task_archive.put(tasks_, result_.outcome.output, result_.notices, now_);
       task_archive.close();
     }
-    note_finished(&task_.id, 1);
+    note_finished(task_.id);
     if (is_last()) {
       end_run();
     } else {
@@ -256,7 +256,7 @@ class ending {
     (void)runs_.remove();
     remove_all(&result_table, &result_pkey);
     remove_all(&signal_table, &signal_pkey);
-    note_finished(&task_.run_id, 1);
+    note_finished(task_.run_id);
   }
 
   const queue_info* q_;

@@ -28,7 +28,6 @@ struct pending_note {
 };
 
 constexpr int max_notes = 64;
-constexpr int max_finished = 16;
 constexpr int max_cancelled = 16;
 
 struct notes {
@@ -43,9 +42,7 @@ struct notes {
   TimestampTz expiry;
   TimestampTz stale;
   TimestampTz deadline;
-  bool finished;
-  int finished_count;  // over max_finished: wake all
-  pg_uuid_t finished_ids[max_finished];
+  ended_tasks ended;
   int cancelled_count;  // over max_cancelled: the coordinator finds them
   pg_uuid_t cancelled_ids[max_cancelled];
 } mine = {};
@@ -150,8 +147,8 @@ void tell() noexcept {
     n = need::yes;
   }
   poke_if(db, n);
-  if (mine.finished && shared->awaiting > 0) {
-    wake_awaiters(MyDatabaseId, mine.finished_ids, mine.finished_count);
+  if (mine.ended.any() && shared->awaiting > 0) {
+    wake_awaiters(MyDatabaseId, &mine.ended);
   }
 }
 
@@ -159,9 +156,9 @@ void forget() noexcept {
   withdraw_offer(InvalidSubTransactionId);
   mine.made = mine.pending_count = 0;
   mine.too_many = mine.queue_changed = mine.made_queues = false;
-  mine.look = mine.control = mine.finished = false;
+  mine.look = mine.control = false;
   mine.expiry = mine.stale = mine.deadline = 0;
-  mine.finished_count = 0;
+  mine.ended.clear();
   mine.cancelled_count = 0;
   any = committed = false;
 }
@@ -351,14 +348,9 @@ void note_cancelled(const pg_uuid_t& id) {
   mine.cancelled_count++;
 }
 
-void note_finished(const pg_uuid_t* ids, int n) {
-  any = mine.finished = true;
-  for (int i = 0; i < n; i++) {
-    if (mine.finished_count < max_finished) {
-      mine.finished_ids[mine.finished_count] = ids[i];
-    }
-    mine.finished_count++;
-  }
+void note_finished(const pg_uuid_t& id) noexcept {
+  any = true;
+  mine.ended.add(id);
 }
 
 void everything_may_have_changed(Oid database) noexcept {
@@ -376,7 +368,7 @@ void everything_may_have_changed(Oid database) noexcept {
     db->controls = true;
     // It surveys all queues, each in one look, and then wakes the workers that there is work for.
     poke_coordinator(db);
-    wake_awaiters(database, nullptr, 0);
+    wake_awaiters(database, nullptr);
     wake_external(database, 0, shared->awaiters_size);
   }
 }

@@ -34,7 +34,7 @@ void note_look();
 void note_control();                 // something is asked of a run
 bool has_noted_control() noexcept;   // by this transaction; perhaps in what was rolled back
 void note_deadline(TimestampTz at);  // a run ends then, if it is unfinished
-void note_finished(const pg_uuid_t* ids, int n);
+void note_finished(const pg_uuid_t& id) noexcept;
 
 // COMMIT PREPARED and ROLLBACK PREPARED fire no callback of the transaction that they end, and the
 // clock can be moved: all marks are forgotten, and the coordinator looks at everything.

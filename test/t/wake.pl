@@ -5,6 +5,8 @@ use warnings;
 use FindBin;
 use lib $FindBin::RealBin;
 use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Session;
 use Test::More;
 use Underway;
 
@@ -165,6 +167,36 @@ is(sql($node, 'postgres', "SELECT state, queue, task_id = '$id', attempt FROM un
 $session->quit;
 wait_for($node, 'postgres', "SELECT state = 'succeeded' FROM underway.status('$id')", 'it ends');
 wait_for($node, 'postgres', "SELECT bool_and(state = 'idle') FROM pg_stat_activity WHERE backend_type = 'underway worker'", 'and the worker is idle');
+
+# Who waits for a task is woken by its end, and by no other's, however many end in one commit: each wake-up would cost a look.
+sql($node, 'postgres', "SELECT underway.create_queue('outside'), underway.enqueue_many('outside', array_fill('{}'::jsonb, ARRAY[100]))");
+sql($node, 'postgres', "CREATE TABLE lease AS SELECT id, lease, get_byte(uuid_send(id), 14) * 256 + get_byte(uuid_send(id), 15) & 4095 AS place
+    FROM underway.dequeue('outside', 100)");
+# By the places of their ids in await.hpp.
+my ($alone, $among) = split / /, sql($node, 'postgres', "SELECT string_agg(id::text, ' ') FROM (SELECT id FROM lease
+    WHERE place IN (SELECT place FROM lease GROUP BY place HAVING count(*) = 1) LIMIT 2) s");
+my ($lone, $other) = map { Session->new($node) } 1, 2;
+my $waits_at = sub { "SELECT wait_event = 'Extension' FROM pg_stat_activity WHERE pid = $_[0]" };
+my @pids = map { $_->value('SELECT pg_backend_pid()') } $lone, $other;
+$lone->send("CALL underway.wait_for('$alone', '1 h')");
+$other->send("CALL underway.wait_for('$among', '1 h')");
+wait_for($node, 'postgres', $waits_at->($_), 'a client waits') foreach @pids;
+my $switches = sub {
+    my $status = slurp_file("/proc/$pids[0]/status");
+    return $status =~ /^State:\s+S.*^voluntary_ctxt_switches:\s+(\d+)/ms ? $1 : undef;
+};
+my $before;
+for (1 .. 6000)
+{
+    last if defined($before = $switches->());
+    select undef, undef, undef, 0.01;
+}
+is(sql($node, 'postgres', "SELECT cardinality(underway.complete_many(array_agg(lease))) FROM lease WHERE id <> '$alone'"), '99', '99 end in one commit');
+is($other->receive, 'succeeded', 'among them what one client waits for');
+is($switches->(), $before, 'who waits for another slept on');
+sql($node, 'postgres', "SELECT underway.complete(lease) FROM lease WHERE id = '$alone'");
+is($lone->receive, 'succeeded', 'until that one ended');
+$_->close foreach $lone, $other;
 
 $node->stop('fast');
 done_testing();
