@@ -197,7 +197,8 @@ claimed_rows claim_rows(const claim_source& from, int priority, const row_key& s
         continue;
       }
       const pg_uuid_t* lease = leases == nullptr ? nullptr : &leases[taken.rows];
-      if (!take(&t, who, lease)) {
+      // It waits for nobody, be it one who comes to that row in the same moment.
+      if (t.try_lock() != pg::changed::yes || !take(&t, who, lease)) {
         continue;
       }
       taken.rows++;

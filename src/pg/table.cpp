@@ -192,13 +192,21 @@ void table::set(AttrNumber column, Datum value, bool null) {
 }
 
 changed table::lock() {
+  return lock(LockWaitBlock, IsolationUsesXactSnapshot() ? 0 : TUPLE_LOCK_FLAG_FIND_LAST_VERSION);
+}
+
+changed table::try_lock() {
+  // Looks before it tries: that costs less where many are locked.
+  return state() == TM_BeingModified ? changed::locked : lock(LockWaitSkip, 0);
+}
+
+changed table::lock(LockWaitPolicy wait, int flags) {
   PreventCommandIfReadOnly("UPDATE");
   TM_FailureData failure;
   ItemPointerData at = found_->tts_tid;
-  const int flags = IsolationUsesXactSnapshot() ? 0 : TUPLE_LOCK_FLAG_FIND_LAST_VERSION;
-  const changed done = outcome(table_tuple_lock(
-      relation_, &at, GetActiveSnapshot(), found_, GetCurrentCommandId(true),
-      LockTupleNoKeyExclusive, LockWaitBlock, static_cast<uint8>(flags), &failure));
+  const changed done = outcome(table_tuple_lock(relation_, &at, GetActiveSnapshot(), found_,
+                                                GetCurrentCommandId(true), LockTupleNoKeyExclusive,
+                                                wait, static_cast<uint8>(flags), &failure));
   if (done == changed::yes) {
     slot_getallattrs(found_);
   }

@@ -56,6 +56,8 @@ class table {
   bool is_free() const;
   // As FOR NO KEY UPDATE does, waiting; what was found is then the row as it is now.
   changed lock();
+  // As FOR NO KEY UPDATE SKIP LOCKED does: a change after it waits for nobody.
+  changed try_lock();
   changed remove();  // waits for whoever has the row locked
   changed change();  // does not, but for who locks it in that very moment
   void insert();
@@ -71,6 +73,7 @@ class table {
   static constexpr Size most_later_bytes = 65536;  // as copyfrom.c has it
 
   TM_Result state() const;
+  changed lock(LockWaitPolicy wait, int flags);
   bool holds(const place& where);
   void generate();
   bool keeps_keys(const index_set::one& index) const;

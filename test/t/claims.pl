@@ -293,6 +293,19 @@ $session->value("SELECT underway.enqueue('outside', '2')");
 is($session->value("SELECT count(*) FROM underway.dequeue('outside', 100)"), 18, 'what was rolled back, was left, or is new can be claimed');
 is($session->value("SELECT count(*) FROM underway.dequeue('outside', 100)"), 0, 'and once only');
 
+# Who comes to the same tasks in the same moment waits for nobody: what somebody is just taking is his, until when he ends.
+@clients = map { Session->new($node) } 1 .. 4;
+$_->value("SET lock_timeout = '10 s'") for @clients;
+for my $round (1 .. 5)
+{
+    $session->value("SELECT underway.enqueue_many('outside', array_fill('1'::jsonb, ARRAY[2000]))");
+    $_->value('BEGIN') for @clients;
+    $_->send("SELECT count(*) FROM underway.dequeue('outside', 500)") for @clients;
+    is(join(' ', map { $_->receive } @clients), '500 500 500 500', "four at once, none of whom ends before all have their tasks: $round");
+    $_->value('COMMIT') for @clients;
+}
+$_->close for @clients;
+
 # More claims in one transaction than are remembered: what is rolled back is found again, whoever has looked meanwhile.
 $session->value("SELECT underway.create_queue('other side')");
 for my $undo ('ROLLBACK', 'ROLLBACK TO s; COMMIT')
