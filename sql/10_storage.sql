@@ -43,7 +43,7 @@ CREATE TABLE underway_internal.queue_grant (
 
 -- No foreign key: it would lock the queue's row in every enqueue. A claim changes no column of an index or of its predicate, and finds room on the
 -- row's page, which is why so much is left free: the update is then "heap-only" (README.HOT of the server) and writes to no index. What
--- a claim changes stands at the end, so that the log has only that.
+-- a claim changes stands at the end, so that the log has only that, and the lock before it.
 CREATE TABLE underway_internal.task (
     id          uuid PRIMARY KEY,
     queue_id    int NOT NULL,

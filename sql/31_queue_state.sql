@@ -69,8 +69,10 @@ BEGIN
             RETURNING x.id LOOP
         PERFORM underway_internal.queue_changed(n::int);
     END LOOP;
-    -- A queue made anew under this name has another id: nobody can ask for these keys any more.
-    DELETE FROM underway_internal.task_key k WHERE k.queue_id = q.id;
+    -- A queue made anew under this name has another id: nobody can ask for these keys any more. Those of what has not ended go by
+    -- its end, which would wait for this transaction.
+    DELETE FROM underway_internal.task_key k WHERE k.queue_id = q.id AND NOT EXISTS (SELECT FROM underway_internal.task x WHERE x.id = k.task_id)
+        AND NOT EXISTS (SELECT FROM underway_internal.run x WHERE x.id = k.task_id);
     IF q.workflow THEN
         RETURN q.name;      -- its runs end one after the other, in the coordinator
     END IF;

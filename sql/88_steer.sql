@@ -47,6 +47,15 @@ BEGIN
         ORDER BY r.deadline LIMIT 1);
 END $$;
 
+-- What was asked of a run that has ended. False: of some of it a client is just disposing, who makes the run anew.
+CREATE FUNCTION underway_internal.forget_control(run_id uuid) RETURNS bool LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
+BEGIN
+    DELETE FROM underway_internal.run_control x WHERE x.run_id = run_id AND x.id IN (
+        SELECT y.id FROM underway_internal.run_control y WHERE y.run_id = run_id FOR UPDATE SKIP LOCKED);
+    RETURN NOT EXISTS (SELECT FROM underway_internal.run_control x WHERE x.run_id = run_id);
+END $$;
+
 -- What was asked of a run, and its deadline, put into its row. True: there is something to settle. False: somebody has it locked.
 CREATE FUNCTION underway_internal.obey(run_id uuid) RETURNS bool LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
@@ -62,8 +71,7 @@ BEGIN
         IF EXISTS (SELECT FROM underway_internal.run x WHERE x.id = run_id) THEN
             RETURN false;
         END IF;
-        DELETE FROM underway_internal.run_control x WHERE x.run_id = run_id;     -- it has ended meanwhile
-        RETURN true;
+        RETURN underway_internal.forget_control(run_id);     -- it has ended meanwhile
     ELSIF NOT underway_internal.is_home(r.queue_id) THEN
         RETURN true;
     END IF;
@@ -138,8 +146,7 @@ BEGIN
         IF EXISTS (SELECT FROM underway_internal.run x WHERE x.id = run_id) THEN
             RETURN false;
         END IF;
-        DELETE FROM underway_internal.run_control x WHERE x.run_id = run_id;
-        RETURN true;
+        RETURN underway_internal.forget_control(run_id);
     ELSIF NOT underway_internal.is_home(r.queue_id) THEN
         RETURN true;
     ELSIF r.ending IS NOT NULL AND r.state IN ('running', 'undoing') THEN

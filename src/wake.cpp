@@ -97,6 +97,9 @@ void set_earlier(std::atomic<TimestampTz>* to, TimestampTz at) noexcept {
 }
 
 void tell() noexcept {
+  if (mine.ended.any() && shared->awaiting > 0) {
+    wake_awaiters(MyDatabaseId, &mine.ended);
+  }
   // Made here for a copy of another database, which the launcher has not heard of: no extension was
   // created in it.
   database_entry* db = find_database(MyDatabaseId, mine.pending_count > 0 || mine.queue_changed);
@@ -147,9 +150,6 @@ void tell() noexcept {
     n = need::yes;
   }
   poke_if(db, n);
-  if (mine.ended.any() && shared->awaiting > 0) {
-    wake_awaiters(MyDatabaseId, &mine.ended);
-  }
 }
 
 void forget() noexcept {
@@ -356,6 +356,8 @@ void note_finished(const pg_uuid_t& id) noexcept {
 void everything_may_have_changed(Oid database) noexcept {
   reset_all_marks(database);
   tell_of_prepared_changes(database);
+  wake_awaiters(database, nullptr);
+  wake_external(database, 0, shared->awaiters_size);
   database_entry* db = find_database(database, false);
   if (db != nullptr) {
     set_earlier(&db->next_expiry, clock_now());
@@ -368,8 +370,6 @@ void everything_may_have_changed(Oid database) noexcept {
     db->controls = true;
     // It surveys all queues, each in one look, and then wakes the workers that there is work for.
     poke_coordinator(db);
-    wake_awaiters(database, nullptr);
-    wake_external(database, 0, shared->awaiters_size);
   }
 }
 

@@ -35,6 +35,7 @@ void table::open(Oid table, LOCKMODE lock) {
   relation_ = table_open(table, lock);
   index_ = nullptr;
   scan_ = nullptr;
+  locked_ = false;
   indexes_ = nullptr;
   found_ = written_ = nullptr;
   later_ = nullptr;
@@ -96,6 +97,7 @@ void table::end_scan() {
 }
 
 bool table::next() {
+  locked_ = false;
   if (!index_getnext_slot(scan_, direction_, found_)) {
     return false;
   }
@@ -108,6 +110,7 @@ place table::written_at() const { return {written_->tts_tid, file_of(relation_)}
 place table::found_at() const { return {found_->tts_tid, file_of(relation_)}; }
 
 bool table::next(int* most) {
+  locked_ = false;
   while (*most > 0 && index_getnext_tid(scan_, direction_) != nullptr) {
     CHECK_FOR_INTERRUPTS();
     --*most;
@@ -140,6 +143,7 @@ void table::prune(const place& where) {
 }
 
 bool table::look_at(const place& where) {
+  locked_ = false;
   if (!holds(where)) {
     return false;
   }
@@ -207,7 +211,8 @@ changed table::lock(LockWaitPolicy wait, int flags) {
   const changed done = outcome(table_tuple_lock(relation_, &at, GetActiveSnapshot(), found_,
                                                 GetCurrentCommandId(true), LockTupleNoKeyExclusive,
                                                 wait, static_cast<uint8>(flags), &failure));
-  if (done == changed::yes) {
+  locked_ = done == changed::yes;
+  if (locked_) {
     slot_getallattrs(found_);
   }
   return done;
@@ -226,7 +231,7 @@ TM_Result table::state() const {
   HeapTuple row = slot->base.tuple;
   LockBuffer(slot->buffer, BUFFER_LOCK_SHARE);
   TM_Result is = HeapTupleSatisfiesUpdate(row, GetCurrentCommandId(false), slot->buffer);
-  if (is == TM_BeingModified &&
+  if (is == TM_BeingModified && (row->t_data->t_infomask & HEAP_XMAX_IS_MULTI) == 0 &&
       TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetRawXmax(row->t_data))) {
     is = TM_Ok;
   }
@@ -239,7 +244,7 @@ bool table::is_free() const { return state() == TM_Ok; }
 changed table::change() {
   PreventCommandIfReadOnly("UPDATE");
   // heap_update() is not to be called without waiting for such a row (heapam.c asserts it).
-  if (state() == TM_BeingModified) {
+  if (!locked_ && state() == TM_BeingModified) {
     return changed::locked;
   }
   TM_FailureData failure;

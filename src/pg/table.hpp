@@ -56,10 +56,12 @@ class table {
   bool is_free() const;
   // As FOR NO KEY UPDATE does, waiting; what was found is then the row as it is now.
   changed lock();
-  // As FOR NO KEY UPDATE SKIP LOCKED does: a change after it waits for nobody.
+  // Waits for nobody, nor does a change after it: as FOR NO KEY UPDATE SKIP LOCKED, but that it
+  // also leaves what somebody else has locked in any other way.
   changed try_lock();
   changed remove();  // waits for whoever has the row locked
-  changed change();  // does not, but for who locks it in that very moment
+  changed
+  change();  // does not, but where it was not locked before, for who comes in that very moment
   void insert();
   // With those before and after it, by the page, as COPY writes. They are there when insert_rest()
   // has returned.
@@ -86,6 +88,7 @@ class table {
   ScanDirection direction_;
   BlockNumber blocks_;  // of the table, which does not shrink while it is open; 0: not looked at
   TupleTableSlot* found_;
+  bool locked_;              // by lock() or try_lock(): the row that was found
   TupleTableSlot* written_;  // null: none was needed yet
   TupleTableSlot** later_;   // most_later of them, in use or null; null: none was needed yet
   int later_count_;

@@ -112,6 +112,19 @@ for my $how ('TERM', 'KILL', 'immediate')
 }
 is(sql($node, 'postgres', 'SELECT count(*) FROM underway_internal.run_control'), '0', 'nothing is left to be done');
 
+# What was asked of a run that had ended is disposed of by a client who makes the run anew, and takes his time: the coordinator goes on.
+$run = start_run();
+sql($node, 'postgres', "SELECT underway.cancel('$run')");
+becomes($run, 'cancelled', 'a run has ended');
+sql($node, 'postgres', "INSERT INTO underway_internal.run_control (run_id, kind, asked_by, requested_at) VALUES ('$run', 'pause', 'somebody', now())");
+$hold->value('BEGIN');
+is($hold->value("SELECT underway.retry('$run')"), 'running', 'it is made anew, not committed');
+my $later = start_run();
+sql($node, 'postgres', "SELECT underway.cancel('$later')");
+becomes($later, 'cancelled', 'another is cancelled meanwhile');
+$hold->value('ROLLBACK');
+wait_for($node, 'postgres', 'SELECT count(*) = 0 FROM underway_internal.run_control', 'what came too late is forgotten');
+
 # A parent is told to stop while the end of its child is just being written down, and that worker dies: the step ends as its child did. The run's
 # row, which the worker needs, is ours meanwhile.
 sql($node, 'postgres', "SELECT underway.create_workflow('parent', ARRAY[underway.child('c', 'w')])");
