@@ -263,7 +263,8 @@ TimestampTz fit(database_entry* db, queue_list& queues) {
   for (const need& n : needs) {
     const int size = n.counts.pool;
     const int than = size == 0 ? 0 : size + 1;
-    const outcome result = start_one(db, n.role, count_workers(db->oid, n.role), n.since);
+    const worker_counts present = count_workers(db->oid, n.role);  // with those just started
+    const outcome result = start_one(db, n.role, present, n.since);
     if (result == outcome::started) {
       continue;
     }
@@ -285,9 +286,9 @@ TimestampTz fit(database_entry* db, queue_list& queues) {
         std::min(again, size == 0 && result != outcome::too_many ? real + turn / 10 : ask_again);
     no_worker_at_all =
         no_worker_at_all ||
-        ((result == outcome::no_slot || result == outcome::after_others) && n.counts.all == 0);
+        ((result == outcome::no_slot || result == outcome::after_others) && present.all == 0);
     if (certain <= real) {
-      tell(result, size, n.counts.all);
+      tell(result, size, present.all);
     } else {
       again = std::min(again, certain);
     }
