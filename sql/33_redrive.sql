@@ -7,19 +7,32 @@
 CREATE FUNCTION underway_internal.reopen_archived(a underway_internal.archive) RETURNS bool LANGUAGE plpgsql AS $$
 DECLARE
     due timestamptz := underway_internal.clock();
+    latest underway_internal.archive;
 BEGIN
     IF a.key IS NOT NULL AND underway_internal.take_key(a.queue_id, a.key, a.id) <> a.id THEN
         RETURN false;
     END IF;
-    -- One that came too late for the attempt that succeeded, or failed, is not meant for the next.
-    DELETE FROM underway_internal.cancel_request c WHERE c.task_id = a.id;
-    PERFORM underway_internal.note(a.queue_id, a.priority, due, a.id);
+    -- Who re-opens it changes this row: for another, whose snapshot is older, that is an error.
+    UPDATE underway_internal.archive x SET finished_at = x.finished_at
+        WHERE x.slot = a.slot AND x.id = a.id AND x.attempt = a.attempt AND x.finished_at = a.finished_at;
     INSERT INTO underway_internal.task (id, queue_id, priority, state, run_at, enqueued_at, attempt, losses, snoozes, enqueued_by,
             input, headers, key, group_key, timeout, heartbeat, retry, source)
         VALUES (a.id, a.queue_id, a.priority, 'pending', due, a.enqueued_at, a.attempt, a.losses, a.snoozes, a.enqueued_by,
             a.input, a.headers, a.key, a.group_key, a.timeout, a.heartbeat, a.retry, a.source)
         ON CONFLICT (id) DO NOTHING;
-    RETURN FOUND;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    -- What this has waited for may have been that other, and the task has run and ended before we heard of it.
+    latest := underway_internal.last_end(a.id);
+    IF (latest.attempt, latest.finished_at) > (a.attempt, a.finished_at) THEN
+        DELETE FROM underway_internal.task t WHERE t.id = a.id;
+        RETURN false;
+    END IF;
+    -- One that came too late for the attempt that succeeded, or failed, is not meant for the next.
+    DELETE FROM underway_internal.cancel_request c WHERE c.task_id = a.id;
+    PERFORM underway_internal.note(a.queue_id, a.priority, due, a.id);
+    RETURN true;
 END $$;
 
 -- How a finished task ended last; empty when it is not kept. A task that is unfinished again is not looked at.

@@ -194,24 +194,28 @@ BEGIN
             ELSE 'Only a task that has failed or was cancelled can be re-opened.' END);
     END IF;
 
-    a := underway_internal.last_end(id);
-    PERFORM underway_internal.refuse_step(caller, id, a.queue_id, a.enqueued_by, a.run_id, a.step, 'retried');
-    q := underway_internal.check_control(caller, id, a.queue_id, a.enqueued_by, false);
-    IF a.state = 'succeeded' THEN
-        PERFORM underway_internal.wrong_state(id, a.state, 'retried', 'To do it once more, enqueue its input again.');
-    ELSIF q.dropped_at IS NOT NULL THEN
-        RAISE EXCEPTION USING ERRCODE = '55000',
-            MESSAGE = format('task %s cannot be retried: its queue "%s" was dropped', id, q.name),
-            HINT = 'Enqueue its input on another queue.';
-    ELSIF NOT underway_internal.reopen_archived(a) THEN
+    LOOP
+        a := underway_internal.last_end(id);
+        PERFORM underway_internal.refuse_step(caller, id, a.queue_id, a.enqueued_by, a.run_id, a.step, 'retried');
+        q := underway_internal.check_control(caller, id, a.queue_id, a.enqueued_by, false);
+        IF a.state = 'succeeded' THEN
+            PERFORM underway_internal.wrong_state(id, a.state, 'retried', 'To do it once more, enqueue its input again.');
+        ELSIF q.dropped_at IS NOT NULL THEN
+            RAISE EXCEPTION USING ERRCODE = '55000',
+                MESSAGE = format('task %s cannot be retried: its queue "%s" was dropped', id, q.name),
+                HINT = 'Enqueue its input on another queue.';
+        ELSIF underway_internal.reopen_archived(a) THEN
+            RETURN 'pending';
+        END IF;
         IF EXISTS (SELECT FROM underway_internal.task x WHERE x.id = id) THEN
             RETURN 'pending';       -- somebody else did it at the same time
         END IF;
+        -- It has ended since, or it is another's key that was in the way.
+        CONTINUE WHEN a.key IS NULL OR (underway_internal.last_end(id)).finished_at IS DISTINCT FROM a.finished_at;
         RAISE EXCEPTION USING ERRCODE = '55000',
             MESSAGE = format('task %s cannot be retried: another task of queue "%s" has its key by now', id, q.name),
             HINT = 'Retry or await that one; enqueue() with the same key returns its id.';
-    END IF;
-    RETURN 'pending';
+    END LOOP;
 END $$;
 
 CREATE FUNCTION underway.retry(id uuid) RETURNS text LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_gateway';

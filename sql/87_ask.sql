@@ -83,19 +83,23 @@ BEGIN
         PERFORM underway_internal.ask_run(id, 'retry', NULL, NULL, pg_get_userbyid(caller));
         RETURN underway_internal.shown_state(r);
     END IF;
-    a := underway_internal.ended_run(id);
-    IF a.state = 'succeeded' THEN
-        PERFORM underway_internal.wrong_run_state(id, a.state, 'retried',
-            format('To do a part of it once more: select underway.fork(%L, ''step'').', id));
-    ELSIF NOT underway_internal.reopen_run(a) THEN
+    LOOP
+        a := underway_internal.ended_run(id);
+        IF a.state = 'succeeded' THEN
+            PERFORM underway_internal.wrong_run_state(id, a.state, 'retried',
+                format('To do a part of it once more: select underway.fork(%L, ''step'').', id));
+        ELSIF underway_internal.reopen_run(a) THEN
+            RETURN 'running';
+        END IF;
         IF EXISTS (SELECT FROM underway_internal.run x WHERE x.id = id) THEN
             RETURN 'running';       -- somebody else did it at the same time
         END IF;
+        -- It has ended since, or it is another's key that was in the way.
+        CONTINUE WHEN a.key IS NULL OR (underway_internal.ended_run(id)).finished_at IS DISTINCT FROM a.finished_at;
         RAISE EXCEPTION USING ERRCODE = '55000',
             MESSAGE = format('run %s cannot be retried: another run of workflow "%s" has its key by now', id, q.name),
             HINT = 'Retry or await that one; start() with the same key returns its id.';
-    END IF;
-    RETURN 'running';
+    END LOOP;
 END $$;
 
 -- An ended run goes on under its id where it stopped: what its steps gave stays. What was undone begins again, and all that comes after it.
@@ -109,12 +113,18 @@ BEGIN
     IF a.key IS NOT NULL AND underway_internal.take_key(a.queue_id, a.key, a.id) <> a.id THEN
         RETURN false;
     END IF;
+    -- As for a task (reopen_archived): who re-opens it changes this row, and has been waited for.
+    UPDATE underway_internal.run_archive x SET finished_at = x.finished_at
+        WHERE x.slot = a.slot AND x.id = a.id AND x.finished_at = a.finished_at;
     INSERT INTO underway_internal.run AS x (id, queue_id, version, state, input, headers, priority, key, group_key, started_by, started_at, timeout, deadline,
             forked_from)
         VALUES (a.id, a.queue_id, a.version, 'running', a.input, a.headers, a.priority, a.key, a.group_key, a.started_by, a.started_at,
             a.timeout, underway_internal.clock() + a.timeout, a.forked_from)
         ON CONFLICT DO NOTHING RETURNING x.* INTO r;
     IF NOT FOUND THEN
+        RETURN false;
+    ELSIF (underway_internal.ended_run(a.id)).finished_at > a.finished_at THEN
+        DELETE FROM underway_internal.run x WHERE x.id = a.id;
         RETURN false;
     END IF;
     DELETE FROM underway_internal.run_control c WHERE c.run_id = r.id;      -- asked before, and too late

@@ -324,6 +324,26 @@ is($session->value("SELECT underway.retry('$again')"), 'pending', 'a task is mad
 is($session->value("SELECT count(*) FROM underway.dequeue('again', 2)"), 2, 'and dequeued with another by the same transaction');
 $session->value('COMMIT');
 
+# Two re-open the same task. One waits for the other, and hears of his commit only when the task has run and ended: it is not run again.
+$session->value(q[SELECT underway.create_queue('reopened', 'act'), underway.pause_queue('reopened')]);
+my $task = $session->value(q[SELECT underway.enqueue('reopened', '{"name": "reopened"}')]);
+$session->value("SELECT underway.cancel('$task'), underway.resume_queue('reopened')");
+$session->value('BEGIN');
+$session->value("SELECT underway.retry('$task')");
+my $slow = Session->new($node);
+my $slow_pid = $slow->value('SELECT pg_backend_pid()');
+$slow->send("SELECT underway.retry('$task')");
+ok($other->until("EXISTS (SELECT FROM pg_locks WHERE pid = $slow_pid AND NOT granted)"), 'another waits for who re-opens a task');
+kill 'STOP', $slow_pid;
+$session->value('COMMIT');
+ok($other->until("(SELECT state = 'succeeded' FROM underway.status('$task'))"), 'it runs');
+kill 'CONT', $slow_pid;
+$slow->receive;
+is($slow->state, '55000', 'the other is told that it has succeeded');
+ok($session->until("NOT EXISTS (SELECT FROM underway_internal.task WHERE id = '$task')"), 'nothing is left to be run');
+is($session->value("SELECT count(*) FROM ran WHERE name = 'reopened'"), 1, 'it ran once');
+$slow->close;
+
 # Whoever drops a queue holds up nobody who ends a task of it.
 $other->value('SELECT pg_advisory_lock(1, 1)');
 $session->value(q[SELECT underway.create_queue('keyed', 'act', keep => 'none'), underway.enqueue('keyed', '{"name": "gate"}', key => 'k')]);

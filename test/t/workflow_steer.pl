@@ -125,6 +125,24 @@ becomes($later, 'cancelled', 'another is cancelled meanwhile');
 $hold->value('ROLLBACK');
 wait_for($node, 'postgres', 'SELECT count(*) = 0 FROM underway_internal.run_control', 'what came too late is forgotten');
 
+# Two make the same run anew. One waits for the other, and hears of his commit only when the run has ended: it does not go on once more.
+$hold->value('BEGIN');
+is($hold->value("SELECT underway.retry('$run')"), 'running', 'it is made anew');
+my $slow = Session->new($node);
+my $slow_pid = $slow->value('SELECT pg_backend_pid()');
+$slow->send("SELECT underway.retry('$run')");
+wait_for($node, 'postgres', "SELECT EXISTS (SELECT FROM pg_locks WHERE pid = $slow_pid AND NOT granted)", 'another waits for him');
+kill 'STOP', $slow_pid;
+$hold->value('COMMIT');
+becomes($run, 'waiting', 'it runs');
+sql($node, 'postgres', "SELECT underway.signal('$run', 's')");
+becomes($run, 'succeeded', 'and ends');
+kill 'CONT', $slow_pid;
+$slow->receive;
+is($slow->state, '55000', 'the other is told that it has succeeded');
+is(sql($node, 'postgres', "SELECT count(*) FROM underway_internal.run WHERE id = '$run'"), '0', 'nothing is left of it');
+$slow->close;
+
 # A parent is told to stop while the end of its child is just being written down, and that worker dies: the step ends as its child did. The run's
 # row, which the worker needs, is ours meanwhile.
 sql($node, 'postgres', "SELECT underway.create_workflow('parent', ARRAY[underway.child('c', 'w')])");
