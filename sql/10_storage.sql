@@ -1,4 +1,4 @@
--- Storage: hot and small (task), cold and append-only (archive, attempt).
+-- Storage: hot and small (task), cold and append-only (archive, but that a retry writes the row anew; attempt).
 -- Invariant: an unfinished task stands in `task` and nowhere else counts; a finished one was moved to `archive` by the
 -- statement that finished it. After a retry the same id may stand in both: `task` wins.
 
@@ -205,6 +205,8 @@ BEGIN
     FOR n IN 0..15 LOOP
         EXECUTE format('CREATE TABLE underway_internal.archive_%s PARTITION OF underway_internal.archive FOR VALUES IN (%s)', n, n);
         EXECUTE format('CREATE INDEX archive_%s_id ON underway_internal.archive_%s (id)', n, n);
+        -- A publication of all tables would forbid the change of a row that a retry makes.
+        EXECUTE format('ALTER TABLE underway_internal.archive_%s REPLICA IDENTITY FULL', n);
         EXECUTE format('CREATE INDEX archive_%s_run ON underway_internal.archive_%s (run_id) WHERE run_id IS NOT NULL', n, n);
         IF n >= 8 THEN
             EXECUTE format('CREATE INDEX archive_%s_queue ON underway_internal.archive_%s (queue_id, finished_at)', n, n);

@@ -182,6 +182,7 @@ BEGIN
     FOR n IN 0..15 LOOP
         EXECUTE format('CREATE TABLE underway_internal.run_archive_%s PARTITION OF underway_internal.run_archive FOR VALUES IN (%s)', n, n);
         EXECUTE format('CREATE INDEX run_archive_%s_id ON underway_internal.run_archive_%s (id)', n, n);
+        EXECUTE format('ALTER TABLE underway_internal.run_archive_%s REPLICA IDENTITY FULL', n);       -- as archive
         EXECUTE format('CREATE INDEX run_archive_%s_queue ON underway_internal.run_archive_%s (queue_id, finished_at)', n, n);
         PERFORM pg_catalog.pg_extension_config_dump(format('underway_internal.run_archive_%s', n)::regclass, '');
     END LOOP;

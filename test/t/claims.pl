@@ -344,6 +344,15 @@ ok($session->until("NOT EXISTS (SELECT FROM underway_internal.task WHERE id = '$
 is($session->value("SELECT count(*) FROM ran WHERE name = 'reopened'"), 1, 'it ran once');
 $slow->close;
 
+# Where all tables are published, a change of one without a replica identity is refused.
+$session->value(q[SELECT underway.pause_queue('reopened')]);
+$task = $session->value(q[SELECT underway.enqueue('reopened', '{"name": "published"}')]);
+$session->value("SELECT underway.cancel('$task'), underway.resume_queue('reopened')");
+$session->value('CREATE PUBLICATION everything FOR ALL TABLES');
+is($session->query("SELECT underway.retry('$task')"), 'pending', 'a task is re-opened where all tables are published');
+$session->value('DROP PUBLICATION everything');
+ok($session->until("(SELECT state = 'succeeded' FROM underway.status('$task'))"), 'and runs');
+
 # Whoever drops a queue holds up nobody who ends a task of it.
 $other->value('SELECT pg_advisory_lock(1, 1)');
 $session->value(q[SELECT underway.create_queue('keyed', 'act', keep => 'none'), underway.enqueue('keyed', '{"name": "gate"}', key => 'k')]);
