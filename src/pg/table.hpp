@@ -60,8 +60,8 @@ class table {
   // also leaves what somebody else has locked in any other way.
   changed try_lock();
   changed remove();  // waits for whoever has the row locked
-  changed
-  change();  // does not, but where it was not locked before, for who comes in that very moment
+  // Does not wait, but where the row was not locked before, for who comes in that very moment.
+  changed change();
   void insert();
   // With those before and after it, by the page, as COPY writes. They are there when insert_rest()
   // has returned.
