@@ -1,6 +1,6 @@
--- Storage: hot and small (task), cold and append-only (archive, but that a retry writes the row anew; attempt).
+-- Storage: hot and small (task), cold and append-only (archive, but that who re-opens says so there; attempt).
 -- Invariant: an unfinished task stands in `task` and nowhere else counts; a finished one was moved to `archive` by the
--- statement that finished it. After a retry the same id may stand in both: `task` wins.
+-- statement that finished it. After a retry the same id stands in both, there with reopened_at.
 
 CREATE SEQUENCE underway_internal.queue_id AS int;
 
@@ -169,7 +169,8 @@ CREATE TABLE underway_internal.archive (
     version     int,
     step        text,
     item        int,
-    phase       text
+    phase       text,
+    reopened_at timestamptz             -- null: it ended so, and has not gone on
 ) PARTITION BY LIST (slot);
 
 CREATE TABLE underway_internal.attempt (

@@ -1,8 +1,8 @@
 -- Storage of workflows: definitions in versions; unfinished runs (hot), ended ones (archive, emptied with the tasks'); what the
 -- steps of unfinished runs gave; signals; and what a person asked of a run.
 -- A workflow is a queue: workflow.queue_id is queue.id, where name, owner, rights, settings and home stand.
--- Invariant: a version never changes. An unfinished run stands in `run`, an ended one in `run_archive`; after a retry in both:
--- `run` wins. Only `run`'s rows have step_result, signal and run_control rows.
+-- Invariant: a version never changes. An unfinished run stands in `run`, an ended one in `run_archive`; after a retry in both,
+-- there with reopened_at. Only `run`'s rows have step_result, signal and run_control rows.
 
 CREATE TABLE underway_internal.workflow (
     queue_id    int PRIMARY KEY,
@@ -118,7 +118,8 @@ CREATE TABLE underway_internal.run_archive (
     output      jsonb,
     results     jsonb,                  -- what its steps gave, of one that did not succeed: for retry and fork
     timeout     interval,
-    forked_from uuid
+    forked_from uuid,
+    reopened_at timestamptz             -- as in archive
 ) PARTITION BY LIST (slot);
 
 -- What the steps of an unfinished run gave: hot, so that it outlives the retention of the tasks. Deleted with the run's end.

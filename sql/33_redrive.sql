@@ -3,49 +3,51 @@
 -- by other means; where the original cannot be re-opened, the letter stays.
 
 -- A finished task becomes pending again. Attempt numbers go on; failures and crashes are counted from 0, since a person has
--- decided to try anew; the ttl counts anew too, from run_at. False: it is unfinished already, or its key has gone to another.
-CREATE FUNCTION underway_internal.reopen_archived(a underway_internal.archive) RETURNS bool LANGUAGE plpgsql AS $$
+-- decided to try anew; the ttl counts anew too, from run_at. a: what last_end() gave, or original_of(), without a slot then.
+-- reopened; gone on: it has gone on from that end already; key taken: another has its key by now, and nothing has changed.
+CREATE FUNCTION underway_internal.reopen_archived(a underway_internal.archive) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     due timestamptz := underway_internal.clock();
-    latest underway_internal.archive;
 BEGIN
-    IF a.key IS NOT NULL AND underway_internal.take_key(a.queue_id, a.key, a.id) <> a.id THEN
-        RETURN false;
+    -- Who waits here for another finds it re-opened, however that went on since; where his snapshot is older, that is an error.
+    UPDATE underway_internal.archive x SET reopened_at = due
+        WHERE x.slot = a.slot AND x.id = a.id AND x.attempt = a.attempt AND x.finished_at = a.finished_at AND x.reopened_at IS NULL;
+    IF NOT FOUND AND a.slot IS NOT NULL THEN
+        RETURN 'gone on';
+    ELSIF a.key IS NOT NULL AND underway_internal.take_key(a.queue_id, a.key, a.id) <> a.id THEN
+        UPDATE underway_internal.archive x SET reopened_at = NULL
+            WHERE x.slot = a.slot AND x.id = a.id AND x.attempt = a.attempt AND x.finished_at = a.finished_at;
+        RETURN 'key taken';
     END IF;
-    -- Who re-opens it changes this row: for another, whose snapshot is older, that is an error.
-    UPDATE underway_internal.archive x SET finished_at = x.finished_at
-        WHERE x.slot = a.slot AND x.id = a.id AND x.attempt = a.attempt AND x.finished_at = a.finished_at;
     INSERT INTO underway_internal.task (id, queue_id, priority, state, run_at, enqueued_at, attempt, losses, snoozes, enqueued_by,
             input, headers, key, group_key, timeout, heartbeat, retry, source)
         VALUES (a.id, a.queue_id, a.priority, 'pending', due, a.enqueued_at, a.attempt, a.losses, a.snoozes, a.enqueued_by,
             a.input, a.headers, a.key, a.group_key, a.timeout, a.heartbeat, a.retry, a.source)
         ON CONFLICT (id) DO NOTHING;
     IF NOT FOUND THEN
-        RETURN false;
-    END IF;
-    -- What this has waited for may have been that other, and the task has run and ended before we heard of it.
-    latest := underway_internal.last_end(a.id);
-    IF (latest.attempt, latest.finished_at) > (a.attempt, a.finished_at) THEN
-        DELETE FROM underway_internal.task t WHERE t.id = a.id;
-        RETURN false;
+        RETURN 'gone on';
     END IF;
     -- One that came too late for the attempt that succeeded, or failed, is not meant for the next.
     DELETE FROM underway_internal.cancel_request c WHERE c.task_id = a.id;
     PERFORM underway_internal.note(a.queue_id, a.priority, due, a.id);
-    RETURN true;
+    RETURN 'reopened';
 END $$;
 
--- How a finished task ended last; empty when it is not kept. A task that is unfinished again is not looked at.
+-- How a finished task ended last; empty when that is not kept. For one that is unfinished again, how it ended before that: who
+-- has found no task, and asks then, hears of an end that was true between the two. One statement, so one snapshot.
 CREATE FUNCTION underway_internal.last_end(id uuid) RETURNS underway_internal.archive LANGUAGE plpgsql AS $$
 DECLARE
     a underway_internal.archive;
 BEGIN
-    SELECT x.* INTO a FROM underway_internal.archive x WHERE x.id = last_end.id
-        ORDER BY x.attempt DESC, x.finished_at DESC LIMIT 1;
+    SELECT x.* INTO a FROM underway_internal.archive x
+        WHERE x.id = last_end.id
+          AND (x.reopened_at IS NULL OR EXISTS (SELECT FROM underway_internal.task t WHERE t.id = x.id))
+        ORDER BY x.reopened_at DESC NULLS FIRST LIMIT 1;
     RETURN a;
 END $$;
 
--- The original of a dead letter whose archive row is gone (its queue keeps none, or retention), from what the letter carries.
+-- The original of a dead letter whose archive row is gone (its queue keeps none, or retention), from what the letter carries;
+-- without a queue when that is gone.
 CREATE FUNCTION underway_internal.original_of(letter underway_internal.task)
     RETURNS underway_internal.archive LANGUAGE plpgsql AS $$
 DECLARE
@@ -54,9 +56,6 @@ DECLARE
     origin jsonb := letter.headers -> 'dead_letter';
 BEGIN
     SELECT x.* INTO q FROM underway_internal.queue x WHERE x.name = origin ->> 'queue' AND x.dropped_at IS NULL;
-    IF NOT FOUND THEN
-        RETURN NULL;
-    END IF;
     a.id := letter.source;
     a.queue_id := q.id;
     a.state := 'failed';
@@ -78,33 +77,32 @@ CREATE FUNCTION underway_internal.redrive_letter(caller oid, letter underway_int
 DECLARE
     a underway_internal.archive;
     q underway_internal.queue;
-    reopened bool := false;
-    settled bool := true;
+    outcome text := 'gone on';
 BEGIN
     IF NOT EXISTS (SELECT FROM underway_internal.task t WHERE t.id = letter.source) THEN
         a := underway_internal.last_end(letter.source);
-        IF a.id IS NULL THEN
+        -- One that was re-opened, and of which nothing is kept since, went on by other means.
+        IF a.id IS NULL AND NOT EXISTS (SELECT FROM underway_internal.archive x WHERE x.id = letter.source) THEN
             a := underway_internal.original_of(letter);
         END IF;
-        IF a.id IS NULL OR a.state = 'failed' THEN
+        IF a.state = 'failed' THEN
             SELECT x.* INTO q FROM underway_internal.queue x WHERE x.id = a.queue_id AND x.dropped_at IS NULL;
-            settled := FOUND;
-            IF settled THEN
-                IF NOT underway_internal.may(caller, q, 'manage') THEN
-                    PERFORM underway_internal.refuse_queue(caller, q, 'manage');
-                END IF;
-                reopened := underway_internal.reopen_archived(a);
-                settled := reopened;
+            IF NOT FOUND THEN
+                outcome := 'queue dropped';
+            ELSIF NOT underway_internal.may(caller, q, 'manage') THEN
+                PERFORM underway_internal.refuse_queue(caller, q, 'manage');
+            ELSE
+                outcome := underway_internal.reopen_archived(a);
             END IF;
         END IF;
     END IF;
-    IF settled THEN
+    IF outcome IN ('reopened', 'gone on') THEN
         PERFORM underway_internal.archive_task(letter, 'cancelled', NULL, 'redriven', NULL,
             format('redriven by %s', pg_get_userbyid(caller)), NULL, NULL, NULL, NULL);
     ELSE
         PERFORM underway_internal.put_back(letter);
     END IF;
-    RETURN reopened;
+    RETURN outcome = 'reopened';
 END $$;
 
 CREATE FUNCTION underway_internal.redrive(caller oid, queue text, max_tasks int) RETURNS bigint LANGUAGE plpgsql AS $$
@@ -144,11 +142,9 @@ BEGIN
     IF seen = 0 AND NOT EXISTS (SELECT FROM underway_internal.queue x WHERE x.dead_letter = q.id) THEN
         FOR a IN SELECT x.* FROM underway_internal.archive x
                 WHERE x.slot BETWEEN 8 AND 15 AND x.queue_id = q.id AND x.state = 'failed' AND x.run_id IS NULL
-                  AND NOT EXISTS (SELECT FROM underway_internal.task t WHERE t.id = x.id)
-                  AND NOT EXISTS (SELECT FROM underway_internal.archive y
-                      WHERE y.id = x.id AND (y.attempt, y.finished_at) > (x.attempt, x.finished_at))
+                  AND x.reopened_at IS NULL
                 ORDER BY x.finished_at LIMIT max_tasks LOOP
-            IF underway_internal.reopen_archived(a) THEN
+            IF underway_internal.reopen_archived(a) = 'reopened' THEN
                 n := n + 1;
             END IF;
         END LOOP;

@@ -171,6 +171,7 @@ DECLARE
     a underway_internal.archive;
     q underway_internal.queue;
     due timestamptz := underway_internal.clock();
+    outcome text;
 BEGIN
     SELECT x.* INTO t FROM underway_internal.task x WHERE x.id = id;
     IF FOUND THEN
@@ -204,18 +205,16 @@ BEGIN
             RAISE EXCEPTION USING ERRCODE = '55000',
                 MESSAGE = format('task %s cannot be retried: its queue "%s" was dropped', id, q.name),
                 HINT = 'Enqueue its input on another queue.';
-        ELSIF underway_internal.reopen_archived(a) THEN
-            RETURN 'pending';
         END IF;
-        IF EXISTS (SELECT FROM underway_internal.task x WHERE x.id = id) THEN
-            RETURN 'pending';       -- somebody else did it at the same time
+        outcome := underway_internal.reopen_archived(a);
+        IF outcome = 'key taken' THEN
+            RAISE EXCEPTION USING ERRCODE = '55000',
+                MESSAGE = format('task %s cannot be retried: another task of queue "%s" has its key by now', id, q.name),
+                HINT = 'Retry or await that one; enqueue() with the same key returns its id.';
+        ELSIF outcome = 'reopened' OR EXISTS (SELECT FROM underway_internal.task x WHERE x.id = id) THEN
+            RETURN 'pending';       -- by somebody else at the same time, if not by us
         END IF;
-        -- It has ended since, or it is another's key that was in the way.
-        CONTINUE WHEN a.key IS NULL OR (underway_internal.last_end(id)).finished_at IS DISTINCT FROM a.finished_at;
-        RAISE EXCEPTION USING ERRCODE = '55000',
-            MESSAGE = format('task %s cannot be retried: another task of queue "%s" has its key by now', id, q.name),
-            HINT = 'Retry or await that one; enqueue() with the same key returns its id.';
-    END LOOP;
+    END LOOP;                       -- that one has ended by now
 END $$;
 
 CREATE FUNCTION underway.retry(id uuid) RETURNS text LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_gateway';

@@ -65,7 +65,7 @@ WHERE q.dropped_at IS NULL
 COMMENT ON VIEW underway.queues IS
 'The queues that you own or have a right on. state: active, paused (by a person), blocked (see problem) or held (a restored copy, or underway.enabled is off). pending: tasks not begun, counted up to 10000; pending_exact says whether that is all. due: those of them that could begin now, counted up to 10000 in each priority. oldest_due: since when the oldest of them waits. Settings that are null are at their default; the column settings is shown to those who may see the tasks. workflow: the steps of that workflow, see underway.workflows.';
 
--- Three branches: unfinished tasks; those that succeeded, which nothing can supersede; the other finished ones, as they ended last.
+-- Three branches: unfinished tasks; those that succeeded, which are never re-opened; the other finished ones, as they ended last.
 CREATE VIEW underway_internal.any_task AS
 SELECT t.id, t.queue_id, t.state, t.priority, t.attempt, t.failures, t.crashes, t.losses, t.snoozes, t.enqueued_at, t.run_at,
     t.expires_at, t.claimed_at AS started_at, NULL::timestamptz AS finished_at, t.enqueued_by, t.worker, t.key, t.group_key,
@@ -90,9 +90,7 @@ SELECT a.id, a.queue_id, a.state, a.priority, a.attempt, a.failures, a.crashes, 
     a.notices, a.timeout, a.heartbeat, a.retry, a.source, NULL, NULL, a.run_id, a.step, nullif(a.item, -1)
 FROM underway_internal.archive a
 WHERE a.slot IN (8, 9, 10, 11, 12, 13, 14, 15)
-  AND NOT EXISTS (SELECT FROM underway_internal.task t WHERE t.id = a.id)
-  AND NOT EXISTS (SELECT FROM underway_internal.archive b
-      WHERE b.id = a.id AND (b.attempt > a.attempt OR b.attempt = a.attempt AND b.finished_at > a.finished_at));
+  AND a.reopened_at IS NULL;
 
 CREATE VIEW underway.tasks WITH (security_barrier) AS
 SELECT t.id, q.name AS queue, t.state, t.priority, t.attempt, t.failures, t.crashes, t.losses, t.snoozes, t.enqueued_at, t.run_at,

@@ -1,11 +1,14 @@
 -- What there is to know about a run, for those who may see it: who started it, and who has the right see on its workflow.
 
--- The last end of a run that is kept; a run that was retried has several.
+-- How a run ended last, as last_end() says it of a task.
 CREATE FUNCTION underway_internal.ended_run(id uuid) RETURNS underway_internal.run_archive LANGUAGE plpgsql AS $$
 DECLARE
     r underway_internal.run_archive;
 BEGIN
-    SELECT x.* INTO r FROM underway_internal.run_archive x WHERE x.id = ended_run.id ORDER BY x.finished_at DESC LIMIT 1;
+    SELECT x.* INTO r FROM underway_internal.run_archive x
+        WHERE x.id = ended_run.id
+          AND (x.reopened_at IS NULL OR EXISTS (SELECT FROM underway_internal.run u WHERE u.id = x.id))
+        ORDER BY x.reopened_at DESC NULLS FIRST LIMIT 1;
     RETURN r;
 END $$;
 

@@ -80,9 +80,7 @@ CROSS JOIN LATERAL (
         NULL, a.parent, a.parent_step, a.priority, a.input, a.output, a.headers, a.reason, a.sqlstate, a.error, NULL
     FROM underway_internal.run_archive a
     WHERE a.queue_id = q.id AND a.slot IN (8, 9, 10, 11, 12, 13, 14, 15) AND a.state IN ('failed', 'cancelled')
-      -- OFFSET 0: by id for each row. One that was retried is the one that goes on, or as it ended last.
-      AND NOT EXISTS (SELECT FROM underway_internal.run u WHERE u.id = a.id OFFSET 0)
-      AND NOT EXISTS (SELECT FROM underway_internal.run_archive b WHERE b.id = a.id AND b.finished_at > a.finished_at OFFSET 0)) r
+      AND a.reopened_at IS NULL) r
 WHERE q.workflow
   AND (q.id IN (SELECT s.id FROM underway_internal.seen_queue s)
     OR r.started_by IN (SELECT o.name FROM underway_internal.own_role o));

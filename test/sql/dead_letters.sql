@@ -115,6 +115,51 @@ SELECT state, output FROM test.ends(:'task');
 SELECT input, headers FROM underway.tasks WHERE id = :'task';
 TRUNCATE open;
 
+-- A queue that keeps only what fails: what was re-opened and has succeeded since is known no more, and is not run once more.
+SELECT underway.create_queue('failures', 'fails', keep => 'failed', retry => underway.retry_policy(max_attempts => 1));
+SELECT underway.enqueue_many('failures', '{5,6}') AS ids, underway.enqueue('failures', key => 'f') AS keyed \gset
+SELECT count(*) FROM unnest(:'ids'::uuid[] || :'keyed'::uuid) id, test.ends(id) WHERE state = 'failed';
+INSERT INTO open VALUES ('failures');
+SELECT underway.redrive('failures');
+SELECT test.until($$NOT EXISTS (SELECT FROM underway_internal.any_task WHERE queue_id = (SELECT id FROM underway_internal.queue WHERE name = 'failures'))$$);
+SELECT underway.redrive('failures');
+SELECT count(*) FROM underway.tasks WHERE queue = 'failures';
+SELECT count(*) FROM underway.status(:'keyed');
+SELECT test.errors(format('SELECT underway.retry(%L)', :'keyed'), format('SELECT underway.why(%L)', :'keyed'));
+SELECT outcome, count(*) FROM underway.attempts WHERE queue = 'failures' GROUP BY 1;
+TRUNCATE open;
+-- Its key is free for another, which is re-opened as often as it fails.
+SELECT underway.enqueue('failures', key => 'f') AS other \gset
+SELECT :'other' <> :'keyed' AS another;
+SELECT state FROM test.ends(:'other');
+SELECT underway.redrive('failures', 1);
+SELECT state FROM test.ends(:'other');
+-- A letter about one that somebody has retried since.
+SELECT underway.alter_queue('failures', dead_letter => 'dead');
+SELECT underway.enqueue('failures') AS task \gset
+SELECT state FROM test.ends(:'task');
+INSERT INTO open VALUES ('failures');
+SELECT underway.retry(:'task');
+SELECT test.until(format('NOT EXISTS (SELECT FROM underway_internal.task WHERE id = %L)', :'task'));
+SELECT underway.redrive('dead');
+SELECT state, reason FROM letters WHERE source = :'task';
+SELECT count(*) FROM underway_internal.task WHERE id = :'task';
+TRUNCATE open;
+-- A key that another has by now: it stays as it was, and goes when the key is free.
+SELECT underway.create_queue('keys', 'fails', retry => underway.retry_policy(max_attempts => 1));
+SELECT underway.enqueue('keys', key => 'k') AS task \gset
+SELECT state FROM test.ends(:'task');
+DELETE FROM underway_internal.task_key WHERE key = 'k' AND task_id = :'task';
+INSERT INTO open VALUES ('keys');
+SELECT underway.enqueue('keys', delay => '1 h', key => 'k') AS other \gset
+SELECT underway.redrive('keys');
+SELECT test.errors(format('SELECT underway.retry(%L)', :'task'));
+SELECT state FROM underway.status(:'task');
+SELECT underway.purge_queue('keys');
+SELECT underway.redrive('keys');
+SELECT state, attempt FROM test.ends(:'task');
+TRUNCATE open;
+
 -- Dead letters are not dead-lettered again, even by queues that name each other; a dead letter queue may have a
 -- handler.
 SELECT underway.create_queue('dead end', 'fails', dead_letter => 'q',

@@ -55,9 +55,14 @@ CALL run_each('3');
 DELETE FROM first_run;
 INSERT INTO first_run SELECT * FROM task;
 SELECT count(*) FROM first_run, underway.status(id);
+SELECT underway.enqueue('failed', '"fails"', key => 'again') AS again \gset
+SELECT state FROM test.ends(:'again');
 SELECT clock_after('2 days 1 h');
 SELECT test.until('(SELECT count(*) = 3 FROM underway_internal.ring_slot WHERE closed_at IS NOT NULL)');
 CALL run_each('4');
+-- One that fails once more two days later is kept from then on, and its key with it.
+SELECT underway.retry(:'again');
+SELECT state, attempt FROM test.ends(:'again');
 SELECT count(*) AS first FROM first_run, underway.status(id);
 -- The clock goes on in steps of a table each.
 CREATE PROCEDURE days(first int, last int) LANGUAGE plpgsql AS $$
@@ -80,6 +85,7 @@ SELECT count(*) AS second, (SELECT count(*) FROM underway_internal.task_key k JO
     FROM task, underway.status(id);
 SELECT underway.enqueue('all', key => 'works3') <> (SELECT id FROM first_run WHERE queue = 'all'
     AND what = 'works') AS key_is_free;
+SELECT state, underway.enqueue('failed', key => 'again') = :'again' AS key_is_taken FROM underway.status(:'again');
 CALL days(18, 18);
 SELECT count(*) AS second FROM task, underway.status(id);
 SELECT count(*) FROM underway.tasks;

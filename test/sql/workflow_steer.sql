@@ -186,6 +186,20 @@ SELECT underway.retry(:'run');
 SELECT state, output, effects(:'run') FROM test.ends(:'run');
 SELECT underway.start('fails', key => 'k') = :'run', (SELECT input FROM underway.status(:'run'));
 SELECT headers, group_key, key FROM underway_internal.run_archive WHERE id = :'run' AND state = 'succeeded';
+-- Where only failed runs are kept, one that was retried and has succeeded is known no more.
+SELECT underway.create_workflow('failures', ARRAY[underway.step('d', 'acts', input => '"d"', retry => once())], keep => 'failed');
+INSERT INTO fault VALUES ('"d"');
+SELECT underway.start('failures', key => 'f') AS run \gset
+SELECT state FROM test.ends(:'run');
+SELECT count(*), min(state), min(id::text) = :'run' FROM underway.runs WHERE workflow = 'failures';
+DELETE FROM fault WHERE what = '"d"';
+SELECT underway.retry(:'run');
+SELECT test.until(format('NOT EXISTS (SELECT FROM underway_internal.run WHERE id = %L)', :'run'));
+SELECT test.errors(format('SELECT underway.retry(%L)', :'run'), format('SELECT underway.why(%L)', :'run'), format('SELECT underway.fork(%L, ''d'')', :'run'));
+SELECT count(*) FROM underway.status(:'run');
+SELECT count(*) FROM underway.runs WHERE workflow = 'failures';
+SELECT underway.find_run('failures', 'f') IS NULL;
+SELECT effects(:'run');
 -- Of a map, only the items that failed.
 SELECT underway.create_workflow('one by one', ARRAY[underway.map('m', 'acts', concurrency => 1, retry => once()), underway.step('sum', 'acts')]);
 SELECT underway.start('one by one', '["1", "2", "3", "4"]') AS run \gset

@@ -324,25 +324,53 @@ is($session->value("SELECT underway.retry('$again')"), 'pending', 'a task is mad
 is($session->value("SELECT count(*) FROM underway.dequeue('again', 2)"), 2, 'and dequeued with another by the same transaction');
 $session->value('COMMIT');
 
-# Two re-open the same task. One waits for the other, and hears of his commit only when the task has run and ended: it is not run again.
-$session->value(q[SELECT underway.create_queue('reopened', 'act'), underway.pause_queue('reopened')]);
-my $task = $session->value(q[SELECT underway.enqueue('reopened', '{"name": "reopened"}')]);
-$session->value("SELECT underway.cancel('$task'), underway.resume_queue('reopened')");
+# Two re-open the same task. One waits for the other, and hears of his commit only when the task has run and ended: it is not run again,
+# whether its success is kept or not.
+my $task;
+for my $keep ('all', 'failed')
+{
+    my $queue = "reopened, $keep";
+    $session->value("SELECT underway.create_queue('$queue', 'act', keep => '$keep'), underway.pause_queue('$queue')");
+    $task = $session->value(qq[SELECT underway.enqueue('$queue', '{"name": "$queue"}', key => 'reopened', ttl => '1 ms')]);
+    ok($session->until("(SELECT state = 'failed' FROM underway.status('$task'))"), "keep $keep: a task has ended");
+    $session->value("SELECT underway.resume_queue('$queue')");
+    $session->value('BEGIN');
+    $session->value("SELECT underway.retry('$task')");
+    my @slow = map { Session->new($node) } 1 .. 3;
+    my @pids = map { $_->value('SELECT pg_backend_pid()') } @slow;
+    $slow[2]->value("BEGIN ISOLATION LEVEL REPEATABLE READ");
+    $slow[$_]->send(("SELECT underway.retry('$task')", "SELECT underway.redrive('$queue')", "SELECT underway.retry('$task')")[$_]) for 0 .. 2;
+    ok($other->until("(SELECT count(DISTINCT pid) = 3 FROM pg_locks WHERE pid IN ($pids[0], $pids[1], $pids[2]) AND NOT granted)"), 'others wait for who re-opens it');
+    kill 'STOP', @pids;
+    $session->value('COMMIT');
+    ok($other->until("NOT EXISTS (SELECT FROM underway_internal.task WHERE id = '$task')"), 'it runs');
+    kill 'CONT', @pids;
+    $slow[0]->receive;
+    is($slow[0]->state, $keep eq 'all' ? '55000' : 'P0002', 'who retries it is told that it has succeeded, or is kept no more');
+    is($slow[1]->receive, 0, 'who redrives is told that there was none');
+    $slow[2]->receive;
+    is($slow[2]->state, '40001', 'who has an older snapshot is refused');
+    ok($session->until("NOT EXISTS (SELECT FROM underway_internal.task WHERE id = '$task')"), 'nothing is left to be run');
+    is($session->value("SELECT count(*) FROM ran WHERE name = '$queue'"), 1, 'it ran once');
+    is($session->value("SELECT count(*) FROM underway_internal.task_key WHERE task_id = '$task'"), $keep eq 'all' ? 1 : 0, 'its key is as it left it');
+    $_->close for @slow;
+}
+
+# A letter whose original somebody is just re-opening: it has gone on by other means, and the letter goes.
+$session->value(q[SELECT underway.create_queue('letters'), underway.create_queue('reopened', 'act', dead_letter => 'letters'), underway.pause_queue('reopened')]);
+$task = $session->value(q[SELECT underway.enqueue('reopened', '{"name": "letter"}', ttl => '1 ms')]);
+ok($session->until("EXISTS (SELECT FROM underway.tasks WHERE source = '$task')"), 'a task has a dead letter');
 $session->value('BEGIN');
 $session->value("SELECT underway.retry('$task')");
-my $slow = Session->new($node);
-my $slow_pid = $slow->value('SELECT pg_backend_pid()');
-$slow->send("SELECT underway.retry('$task')");
-ok($other->until("EXISTS (SELECT FROM pg_locks WHERE pid = $slow_pid AND NOT granted)"), 'another waits for who re-opens a task');
-kill 'STOP', $slow_pid;
+my $redriver = Session->new($node);
+my $redriver_pid = $redriver->value('SELECT pg_backend_pid()');
+$redriver->send("SELECT underway.redrive('letters')");
+ok($other->until("EXISTS (SELECT FROM pg_locks WHERE pid = $redriver_pid AND NOT granted)"), 'who redrives it waits for who re-opens it');
 $session->value('COMMIT');
-ok($other->until("(SELECT state = 'succeeded' FROM underway.status('$task'))"), 'it runs');
-kill 'CONT', $slow_pid;
-$slow->receive;
-is($slow->state, '55000', 'the other is told that it has succeeded');
-ok($session->until("NOT EXISTS (SELECT FROM underway_internal.task WHERE id = '$task')"), 'nothing is left to be run');
-is($session->value("SELECT count(*) FROM ran WHERE name = 'reopened'"), 1, 'it ran once');
-$slow->close;
+is($redriver->receive, 0, 'he re-opens nothing');
+is($session->value("SELECT state FROM underway.tasks WHERE source = '$task'"), 'cancelled', 'and the letter is gone');
+$redriver->close;
+$session->value(q[SELECT underway.resume_queue('reopened')]);
 
 # Where all tables are published, a change of one without a replica identity is refused.
 $session->value(q[SELECT underway.pause_queue('reopened')]);
