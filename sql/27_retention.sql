@@ -25,9 +25,8 @@ BEGIN
     END IF;
     IF FOUND THEN
         IF family = 'archive' THEN
-            -- A key is taken as long as its task or run is kept, which nobody re-opens meanwhile; readers wait for the end only.
-            -- By slot number, so that only these tables are read and locked.
-            EXECUTE format('LOCK TABLE underway_internal.archive_%s, underway_internal.run_archive_%1$s IN SHARE MODE', oldest.slot);
+            -- A key is taken as long as its task or run is kept. Of what is re-opened meanwhile it is another row (renew_key). By slot
+            -- number, so that only these tables are read and locked.
             EXECUTE format('DELETE FROM underway_internal.task_key k USING underway_internal.archive_%s a
                 WHERE a.key IS NOT NULL AND k.queue_id = a.queue_id AND k.key = a.key AND k.task_id = a.id
                   AND a.reopened_at IS NULL', oldest.slot);

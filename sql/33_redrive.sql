@@ -4,8 +4,8 @@
 
 -- A finished task becomes pending again. Attempt numbers go on; failures and crashes are counted from 0, since a person has
 -- decided to try anew; the ttl counts anew too, from run_at. a: what last_end() gave, or original_of(), without a slot then.
--- reopened; gone on: it has gone on from that end already; key taken: another has its key by now, and nothing has changed.
-CREATE FUNCTION underway_internal.reopen_archived(a underway_internal.archive) RETURNS text LANGUAGE plpgsql AS $$
+-- False: it has gone on from that end already.
+CREATE FUNCTION underway_internal.reopen_archived(a underway_internal.archive) RETURNS bool LANGUAGE plpgsql AS $$
 DECLARE
     due timestamptz := underway_internal.clock();
 BEGIN
@@ -13,11 +13,7 @@ BEGIN
     UPDATE underway_internal.archive x SET reopened_at = due
         WHERE x.slot = a.slot AND x.id = a.id AND x.attempt = a.attempt AND x.finished_at = a.finished_at AND x.reopened_at IS NULL;
     IF NOT FOUND AND a.slot IS NOT NULL THEN
-        RETURN 'gone on';
-    ELSIF a.key IS NOT NULL AND underway_internal.take_key(a.queue_id, a.key, a.id) <> a.id THEN
-        UPDATE underway_internal.archive x SET reopened_at = NULL
-            WHERE x.slot = a.slot AND x.id = a.id AND x.attempt = a.attempt AND x.finished_at = a.finished_at;
-        RETURN 'key taken';
+        RETURN false;
     END IF;
     INSERT INTO underway_internal.task (id, queue_id, priority, state, run_at, enqueued_at, attempt, losses, snoozes, enqueued_by,
             input, headers, key, group_key, timeout, heartbeat, retry, source)
@@ -25,12 +21,26 @@ BEGIN
             a.input, a.headers, a.key, a.group_key, a.timeout, a.heartbeat, a.retry, a.source)
         ON CONFLICT (id) DO NOTHING;
     IF NOT FOUND THEN
-        RETURN 'gone on';
+        RETURN false;
     END IF;
+    PERFORM underway_internal.renew_key(a.queue_id, a.key, a.id);
     -- One that came too late for the attempt that succeeded, or failed, is not meant for the next.
     DELETE FROM underway_internal.cancel_request c WHERE c.task_id = a.id;
     PERFORM underway_internal.note(a.queue_id, a.priority, due, a.id);
-    RETURN 'reopened';
+    RETURN true;
+END $$;
+
+-- The key of what is re-opened: as a new row, since retention may just have found the old one to be deleted (rotate). One of the
+-- two waits for the other then, and a row that is gone is not deleted.
+CREATE FUNCTION underway_internal.renew_key(queue_id int, key text, task_id uuid) RETURNS bool LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
+BEGIN
+    IF key IS NULL THEN
+        RETURN false;
+    END IF;
+    DELETE FROM underway_internal.task_key k WHERE k.queue_id = queue_id AND k.key = key AND k.task_id = task_id;
+    INSERT INTO underway_internal.task_key (queue_id, key, task_id) VALUES (queue_id, key, task_id);
+    RETURN true;
 END $$;
 
 -- How a finished task ended last; empty when that is not kept. For one that is unfinished again, how it ended before that: who
@@ -41,7 +51,7 @@ DECLARE
 BEGIN
     SELECT x.* INTO a FROM underway_internal.archive x
         WHERE x.id = last_end.id
-          AND (x.reopened_at IS NULL OR EXISTS (SELECT FROM underway_internal.task t WHERE t.id = x.id))
+          AND (x.reopened_at IS NULL OR EXISTS (SELECT FROM underway_internal.task t WHERE t.id = x.id OFFSET 0))
         ORDER BY x.reopened_at DESC NULLS FIRST LIMIT 1;
     RETURN a;
 END $$;
@@ -77,32 +87,34 @@ CREATE FUNCTION underway_internal.redrive_letter(caller oid, letter underway_int
 DECLARE
     a underway_internal.archive;
     q underway_internal.queue;
-    outcome text := 'gone on';
+    reopened bool := false;
+    stays bool := false;
 BEGIN
     IF NOT EXISTS (SELECT FROM underway_internal.task t WHERE t.id = letter.source) THEN
         a := underway_internal.last_end(letter.source);
-        -- One that was re-opened, and of which nothing is kept since, went on by other means.
-        IF a.id IS NULL AND NOT EXISTS (SELECT FROM underway_internal.archive x WHERE x.id = letter.source) THEN
+        -- Where the end that the letter is about is kept, it went on from there by other means, and nothing is kept since.
+        IF a.id IS NULL AND NOT EXISTS (SELECT FROM underway_internal.archive x
+                WHERE x.id = letter.source AND x.finished_at = letter.enqueued_at) THEN
             a := underway_internal.original_of(letter);
         END IF;
         IF a.state = 'failed' THEN
             SELECT x.* INTO q FROM underway_internal.queue x WHERE x.id = a.queue_id AND x.dropped_at IS NULL;
             IF NOT FOUND THEN
-                outcome := 'queue dropped';
+                stays := true;
             ELSIF NOT underway_internal.may(caller, q, 'manage') THEN
                 PERFORM underway_internal.refuse_queue(caller, q, 'manage');
             ELSE
-                outcome := underway_internal.reopen_archived(a);
+                reopened := underway_internal.reopen_archived(a);
             END IF;
         END IF;
     END IF;
-    IF outcome IN ('reopened', 'gone on') THEN
+    IF stays THEN
+        PERFORM underway_internal.put_back(letter);
+    ELSE
         PERFORM underway_internal.archive_task(letter, 'cancelled', NULL, 'redriven', NULL,
             format('redriven by %s', pg_get_userbyid(caller)), NULL, NULL, NULL, NULL);
-    ELSE
-        PERFORM underway_internal.put_back(letter);
     END IF;
-    RETURN outcome = 'reopened';
+    RETURN reopened;
 END $$;
 
 CREATE FUNCTION underway_internal.redrive(caller oid, queue text, max_tasks int) RETURNS bigint LANGUAGE plpgsql AS $$
@@ -133,9 +145,8 @@ BEGIN
     END LOOP;
     IF stayed > 0 THEN
         RAISE WARNING USING MESSAGE = CASE stayed
-                WHEN 1 THEN format('1 dead letter of queue "%s" stays: its queue was dropped, or another task has its key by now', q.name)
-                ELSE format('%s dead letters of queue "%s" stay: their queues were dropped, or other tasks have their keys by now',
-                    stayed, q.name) END,
+                WHEN 1 THEN format('1 dead letter of queue "%s" stays: its queue was dropped', q.name)
+                ELSE format('%s dead letters of queue "%s" stay: their queues were dropped', stayed, q.name) END,
             HINT = 'Enqueue their inputs anew, or underway.cancel() them.';
     END IF;
     -- No letters, and nobody's dead letter queue: then its own tasks that failed are meant.
@@ -144,7 +155,7 @@ BEGIN
                 WHERE x.slot BETWEEN 8 AND 15 AND x.queue_id = q.id AND x.state = 'failed' AND x.run_id IS NULL
                   AND x.reopened_at IS NULL
                 ORDER BY x.finished_at LIMIT max_tasks LOOP
-            IF underway_internal.reopen_archived(a) = 'reopened' THEN
+            IF underway_internal.reopen_archived(a) THEN
                 n := n + 1;
             END IF;
         END LOOP;
@@ -156,5 +167,5 @@ CREATE FUNCTION underway.redrive(queue text, max_tasks int DEFAULT NULL) RETURNS
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_gateway';
 COMMENT ON FUNCTION underway.redrive IS
 'Re-opens tasks that failed for good, the oldest first: the same ids, pending at once, with all their attempts anew.
-queue: a dead letter queue, whose letters then end cancelled ("redriven") while their originals run again where they failed; or any other queue, whose own failed tasks are re-opened (letters about them stay where they are, and go at the next redrive there). Needs the right manage on the queue, and on those that the letters came from. max_tasks: at most so many; default all. Steps of runs are left out: retry() their runs.
+queue: a dead letter queue, whose letters then end cancelled ("redriven") while their originals run again where they failed; or any other queue, whose own failed tasks are re-opened, those whose failure is kept (letters about them stay where they are, and go at the next redrive there). Needs the right manage on the queue, and on those that the letters came from. max_tasks: at most so many; default all. Steps of runs are left out: retry() their runs.
 Returns how many were re-opened. Errors: 42704 no such queue, 42501 not allowed, 22023 bad value.';

@@ -171,7 +171,6 @@ DECLARE
     a underway_internal.archive;
     q underway_internal.queue;
     due timestamptz := underway_internal.clock();
-    outcome text;
 BEGIN
     SELECT x.* INTO t FROM underway_internal.task x WHERE x.id = id;
     IF FOUND THEN
@@ -205,23 +204,24 @@ BEGIN
             RAISE EXCEPTION USING ERRCODE = '55000',
                 MESSAGE = format('task %s cannot be retried: its queue "%s" was dropped', id, q.name),
                 HINT = 'Enqueue its input on another queue.';
-        END IF;
-        outcome := underway_internal.reopen_archived(a);
-        IF outcome = 'key taken' THEN
+        ELSIF a.reason = 'redriven' THEN
             RAISE EXCEPTION USING ERRCODE = '55000',
-                MESSAGE = format('task %s cannot be retried: another task of queue "%s" has its key by now', id, q.name),
-                HINT = 'Retry or await that one; enqueue() with the same key returns its id.';
-        ELSIF outcome = 'reopened' OR EXISTS (SELECT FROM underway_internal.task x WHERE x.id = id) THEN
-            RETURN 'pending';       -- by somebody else at the same time, if not by us
+                MESSAGE = format('task %s cannot be retried: it is a dead letter that was redriven', id),
+                HINT = format('Its original has gone on: select * from underway.status(%L);', a.source);
+        ELSIF underway_internal.reopen_archived(a) THEN
+            RETURN 'pending';
         END IF;
-    END LOOP;                       -- that one has ended by now
+        IF EXISTS (SELECT FROM underway_internal.task x WHERE x.id = id) THEN
+            RETURN 'pending';       -- somebody else did it at the same time
+        END IF;
+    END LOOP;                       -- and it has ended by now
 END $$;
 
 CREATE FUNCTION underway.retry(id uuid) RETURNS text LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'underway_gateway';
 COMMENT ON FUNCTION underway.retry IS
 'Re-opens a task that has failed or was cancelled: pending again under the same id, with all its attempts and its ttl anew; attempt numbers go on. A task that waits between two attempts becomes due now. Needs the right manage on the queue.
 A run that has failed or was cancelled goes on under its id where it stopped: what its steps gave is kept, items of a map that succeeded too; what was undone begins again, and so does all that comes after it. Its timeout counts anew. A parked run tries the step that failed, or the undo that failed, again. Steps of a run that wait between two attempts become due now. Who started it may, with the right enqueue on the workflow, and who has the right manage.
-Returns the state: pending; of a run running, or, before it has been done, what it is now. Errors: P0002 no such task or run, 55000 wrong state, or its key has gone to another, or its queue or workflow was dropped, or an output of over 1 MB is kept no longer, 42501 not allowed.';
+Returns the state: pending; of a run running, or, before it has been done, what it is now. Errors: P0002 no such task or run, 55000 wrong state, or a dead letter that was redriven, or its queue or workflow was dropped, or an output of over 1 MB is kept no longer, 42501 not allowed.';
 
 CREATE FUNCTION underway_internal.pause(caller oid, id uuid) RETURNS text LANGUAGE plpgsql AS $$
 #variable_conflict use_variable

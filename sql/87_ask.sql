@@ -65,7 +65,6 @@ DECLARE
     r underway_internal.run := underway_internal.steered_run(caller, id, NULL);
     a underway_internal.run_archive;
     q underway_internal.queue;
-    outcome text;
 BEGIN
     SELECT x.* INTO q FROM underway_internal.queue x WHERE x.id = r.queue_id;
     IF q.dropped_at IS NOT NULL THEN
@@ -91,21 +90,18 @@ BEGIN
         ELSIF a.state = 'succeeded' THEN
             PERFORM underway_internal.wrong_run_state(id, a.state, 'retried',
                 format('To do a part of it once more: select underway.fork(%L, ''step'').', id));
+        ELSIF underway_internal.reopen_run(a) THEN
+            RETURN 'running';
         END IF;
-        outcome := underway_internal.reopen_run(a);
-        IF outcome = 'key taken' THEN
-            RAISE EXCEPTION USING ERRCODE = '55000',
-                MESSAGE = format('run %s cannot be retried: another run of workflow "%s" has its key by now', id, q.name),
-                HINT = 'Retry or await that one; start() with the same key returns its id.';
-        ELSIF outcome = 'reopened' OR EXISTS (SELECT FROM underway_internal.run x WHERE x.id = id) THEN
-            RETURN 'running';       -- by somebody else at the same time, if not by us
+        IF EXISTS (SELECT FROM underway_internal.run x WHERE x.id = id) THEN
+            RETURN 'running';       -- somebody else did it at the same time
         END IF;
-    END LOOP;                       -- that one has ended by now
+    END LOOP;                       -- and it has ended by now
 END $$;
 
 -- An ended run goes on under its id where it stopped: what its steps gave stays. What was undone begins again, and all that comes after it.
--- Returns what reopen_archived() does for a task, and why.
-CREATE FUNCTION underway_internal.reopen_run(a underway_internal.run_archive) RETURNS text LANGUAGE plpgsql AS $$
+-- False: it has gone on from that end already.
+CREATE FUNCTION underway_internal.reopen_run(a underway_internal.run_archive) RETURNS bool LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
     r underway_internal.run;
@@ -114,10 +110,9 @@ BEGIN
     UPDATE underway_internal.run_archive x SET reopened_at = underway_internal.clock()
         WHERE x.slot = a.slot AND x.id = a.id AND x.finished_at = a.finished_at AND x.reopened_at IS NULL;
     IF NOT FOUND THEN
-        RETURN 'gone on';
-    ELSIF a.key IS NOT NULL AND underway_internal.take_key(a.queue_id, a.key, a.id) <> a.id THEN
-        RETURN 'key taken';         -- the caller raises
+        RETURN false;
     END IF;
+    PERFORM underway_internal.renew_key(a.queue_id, a.key, a.id);
     INSERT INTO underway_internal.run AS x (id, queue_id, version, state, input, headers, priority, key, group_key, started_by, started_at, timeout, deadline,
             forked_from)
         VALUES (a.id, a.queue_id, a.version, 'running', a.input, a.headers, a.priority, a.key, a.group_key, a.started_by, a.started_at,
@@ -134,5 +129,5 @@ BEGIN
     PERFORM underway_internal.forget_results(r.id, again);
     PERFORM underway_internal.note_deadline(r.deadline);
     PERFORM underway_internal.advance(r, NULL, NULL, underway_internal.clock(), NULL);
-    RETURN 'reopened';
+    RETURN true;
 END $$;

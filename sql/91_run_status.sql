@@ -7,7 +7,7 @@ DECLARE
 BEGIN
     SELECT x.* INTO r FROM underway_internal.run_archive x
         WHERE x.id = ended_run.id
-          AND (x.reopened_at IS NULL OR EXISTS (SELECT FROM underway_internal.run u WHERE u.id = x.id))
+          AND (x.reopened_at IS NULL OR EXISTS (SELECT FROM underway_internal.run u WHERE u.id = x.id OFFSET 0))
         ORDER BY x.reopened_at DESC NULLS FIRST LIMIT 1;
     RETURN r;
 END $$;

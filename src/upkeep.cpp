@@ -86,7 +86,9 @@ void rotate_ring(const char* ring, int first, int keep_minutes) {
     }
     tx.commit();
   } catch (pg::error& e) {
-    if (e.sqlstate() != ERRCODE_LOCK_NOT_AVAILABLE) {
+    // A deadlock, where deadlock_timeout is shorter.
+    if (e.sqlstate() != ERRCODE_LOCK_NOT_AVAILABLE &&
+        e.sqlstate() != ERRCODE_T_R_DEADLOCK_DETECTED) {
       throw;
     }
   }

@@ -31,6 +31,7 @@ CREATE VIEW kept AS SELECT t.queue, t.what, s.state, s.attempt, (SELECT count(*)
     WHERE a.task_id = t.id) AS attempts,
         EXISTS (SELECT FROM underway_internal.task_key k WHERE k.task_id = t.id) AS key_taken
     FROM task t LEFT JOIN LATERAL underway.status(t.id) s ON true ORDER BY t.queue, t.what;
+SELECT underway.create_workflow('runs', ARRAY[underway.step('s', 'f', retry => underway.retry_policy(max_attempts => 1))]);
 CALL run_each('1');
 SELECT * FROM kept;
 -- await answers for what is not kept as for what never was, whoever waits.
@@ -56,13 +57,17 @@ DELETE FROM first_run;
 INSERT INTO first_run SELECT * FROM task;
 SELECT count(*) FROM first_run, underway.status(id);
 SELECT underway.enqueue('failed', '"fails"', key => 'again') AS again \gset
+SELECT underway.start('runs', '"fails"', key => 'again') AS run \gset
 SELECT state FROM test.ends(:'again');
+SELECT state FROM test.ends(:'run');
 SELECT clock_after('2 days 1 h');
 SELECT test.until('(SELECT count(*) = 3 FROM underway_internal.ring_slot WHERE closed_at IS NOT NULL)');
 CALL run_each('4');
 -- One that fails once more two days later is kept from then on, and its key with it.
 SELECT underway.retry(:'again');
 SELECT state, attempt FROM test.ends(:'again');
+SELECT underway.retry(:'run');
+SELECT state FROM test.ends(:'run');
 SELECT count(*) AS first FROM first_run, underway.status(id);
 -- The clock goes on in steps of a table each.
 CREATE PROCEDURE days(first int, last int) LANGUAGE plpgsql AS $$
@@ -86,6 +91,7 @@ SELECT count(*) AS second, (SELECT count(*) FROM underway_internal.task_key k JO
 SELECT underway.enqueue('all', key => 'works3') <> (SELECT id FROM first_run WHERE queue = 'all'
     AND what = 'works') AS key_is_free;
 SELECT state, underway.enqueue('failed', key => 'again') = :'again' AS key_is_taken FROM underway.status(:'again');
+SELECT state, underway.find_run('runs', 'again') = :'run' AS key_is_taken FROM underway.status(:'run');
 CALL days(18, 18);
 SELECT count(*) AS second FROM task, underway.status(id);
 SELECT count(*) FROM underway.tasks;

@@ -409,14 +409,6 @@ SELECT anonymous(test.errors(format('SELECT underway.cancel(%L)', :'good'), form
     format('SELECT underway.fork(%L, ''b'')', :'waits'), format('SELECT underway.fork(%L, ''nothing'')', :'good'), format('SELECT underway.fork(%L, NULL)', :'good'),
     format('SELECT underway.fork(%L, ''f'')', :'run'), 'SELECT underway.fork(NULL, ''a'')', 'SELECT underway.fork(gen_random_uuid(), ''a'')',
     'SELECT underway.cancel(gen_random_uuid())', format('SELECT underway.cancel(%L, repeat(''x'', 9000))', :'waits'), 'SELECT underway.why(gen_random_uuid())'));
--- A key that is another run's by now.
-SELECT underway.create_workflow('forgets', ARRAY[underway.wait('w', timeout => '1 ms')], keep => 'failed');
-SELECT underway.start('forgets', key => 'k') AS run \gset
-SELECT state, error FROM test.ends(:'run');
-DELETE FROM underway_internal.task_key k WHERE k.task_id = :'run';
-SELECT underway.start('forgets', key => 'k') AS other \gset
-SELECT anonymous(test.errors(format('SELECT underway.retry(%L)', :'run')));
-
 -- Rights: who started it, or who has manage; for work anew, enqueue too.
 SET client_min_messages = warning;
 DROP ROLE IF EXISTS starter, manager, stranger;

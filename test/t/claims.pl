@@ -356,6 +356,48 @@ for my $keep ('all', 'failed')
     $_->close for @slow;
 }
 
+# Retention empties a table, and somebody re-opens a task of it: the one waits for the other, and a task that goes on has its key.
+$session->value("SELECT underway.create_queue('old')");
+$session->value("SET deadlock_timeout = '10 min'");
+my $rotation = Session->new($node);
+$rotation->value("SET deadlock_timeout = '10 min'");
+my $rotation_pid = $rotation->value('SELECT pg_backend_pid()');
+my $rotate = "SELECT underway_internal.rotate('ended', 8, '0 s')";
+for my $first ('who re-opens', 'retention')
+{
+    $task = $session->value("SELECT underway.enqueue('old', key => 'old')");
+    my $old_lease = $session->value("SELECT lease FROM underway.dequeue('old')");
+    $session->value("SELECT underway.fail('$old_lease', 'no', retryable => false)");
+    my $next = "SELECT 8 + (r.slot - 8 + 1) % 8 FROM underway_internal.ring_slot r WHERE r.ring = 'ended' AND r.closed_at IS NULL";
+    my $slot = $session->value("SELECT slot FROM underway_internal.archive WHERE id = '$task'");
+    for (1 .. 8)
+    {
+        $rotation->value($rotate) unless $session->value($next) == $slot;
+    }
+    $session->value("BEGIN; SELECT count(*) FROM underway_internal.archive");
+    if ($first eq 'retention')
+    {
+        $rotation->value("SET lock_timeout = '3 s'");
+        $rotation->send($rotate);
+        ok($other->until("EXISTS (SELECT FROM pg_locks WHERE pid = $rotation_pid AND mode = 'AccessExclusiveLock' AND NOT granted)"), 'retention waits for a reader');
+        is($session->value("SELECT underway.retry('$task')"), 'pending', 'who re-opens a task');
+        $rotation->receive;
+    }
+    else
+    {
+        is($session->value("SELECT underway.retry('$task')"), 'pending', 'somebody re-opens a task');
+        $rotation->value("SET lock_timeout = '100 ms'");
+        $rotation->query($rotate);
+    }
+    is($rotation->state, '55P03', "$first first: retention gives way");
+    $session->value('COMMIT');
+    is($rotation->value($rotate), 't', 'until later');
+    is($session->value("SELECT count(*) FROM underway_internal.archive WHERE id = '$task'"), 0, 'how it ended is known no more');
+    is($session->value("SELECT underway.enqueue('old', key => 'old') = '$task'"), 't', 'it has its key');
+    $session->value("SELECT underway.purge_queue('old')");
+}
+$rotation->close;
+
 # A letter whose original somebody is just re-opening: it has gone on by other means, and the letter goes.
 $session->value(q[SELECT underway.create_queue('letters'), underway.create_queue('reopened', 'act', dead_letter => 'letters'), underway.pause_queue('reopened')]);
 $task = $session->value(q[SELECT underway.enqueue('reopened', '{"name": "letter"}', ttl => '1 ms')]);

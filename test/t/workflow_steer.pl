@@ -125,23 +125,41 @@ becomes($later, 'cancelled', 'another is cancelled meanwhile');
 $hold->value('ROLLBACK');
 wait_for($node, 'postgres', 'SELECT count(*) = 0 FROM underway_internal.run_control', 'what came too late is forgotten');
 
-# Two make the same run anew. One waits for the other, and hears of his commit only when the run has ended: it does not go on once more.
-$hold->value('BEGIN');
-is($hold->value("SELECT underway.retry('$run')"), 'running', 'it is made anew');
-my $slow = Session->new($node);
-my $slow_pid = $slow->value('SELECT pg_backend_pid()');
-$slow->send("SELECT underway.retry('$run')");
-wait_for($node, 'postgres', "SELECT EXISTS (SELECT FROM pg_locks WHERE pid = $slow_pid AND NOT granted)", 'another waits for him');
-kill 'STOP', $slow_pid;
-$hold->value('COMMIT');
-becomes($run, 'waiting', 'it runs');
-sql($node, 'postgres', "SELECT underway.signal('$run', 's')");
-becomes($run, 'succeeded', 'and ends');
-kill 'CONT', $slow_pid;
-$slow->receive;
-is($slow->state, '55000', 'the other is told that it has succeeded');
-is(sql($node, 'postgres', "SELECT count(*) FROM underway_internal.run WHERE id = '$run'"), '0', 'nothing is left of it');
-$slow->close;
+# Two make the same run anew. One waits for the other, and hears of his commit only when the run has ended: it does not go on once more,
+# whether its success is kept or not.
+sql($node, 'postgres', <<'END');
+CREATE TABLE fault ();
+INSERT INTO fault DEFAULT VALUES;
+CREATE FUNCTION may_fail(input jsonb) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    ASSERT NOT EXISTS (SELECT FROM fault);
+    PERFORM act(input);
+END $$;
+SELECT underway.create_workflow('keep ' || keep, ARRAY[underway.step('a', 'may_fail', retry => underway.retry_policy(max_attempts => 1))], keep => keep) FROM unnest('{all,failed}'::text[]) keep;
+END
+my %ended = map { $_ => sql($node, 'postgres', "SELECT underway.start('keep $_', key => 'k')") } 'all', 'failed';
+becomes($ended{$_}, 'failed', "keep $_: a run fails") for keys %ended;
+sql($node, 'postgres', 'TRUNCATE fault');
+for my $keep ('all', 'failed')
+{
+    $run = $ended{$keep};
+    $hold->value('BEGIN');
+    is($hold->value("SELECT underway.retry('$run')"), 'running', "keep $keep: it is made anew");
+    my $slow = Session->new($node);
+    my $slow_pid = $slow->value('SELECT pg_backend_pid()');
+    $slow->send("SELECT underway.retry('$run')");
+    wait_for($node, 'postgres', "SELECT EXISTS (SELECT FROM pg_locks WHERE pid = $slow_pid AND NOT granted)", 'another waits for him');
+    kill 'STOP', $slow_pid;
+    $hold->value('COMMIT');
+    wait_for($node, 'postgres', "SELECT NOT EXISTS (SELECT FROM underway_internal.run WHERE id = '$run')", 'it runs and ends');
+    kill 'CONT', $slow_pid;
+    $slow->receive;
+    is($slow->state, $keep eq 'all' ? '55000' : 'P0002', 'the other is told that it has succeeded, or is kept no more');
+    is(sql($node, 'postgres', "SELECT count(*) FROM underway_internal.run WHERE id = '$run'"), '0', 'nothing is left of it');
+    is(effects($run), 'act', 'it ran once');
+    is(sql($node, 'postgres', "SELECT count(*) FROM underway_internal.task_key WHERE task_id = '$run'"), $keep eq 'all' ? '1' : '0', 'its key is as it left it');
+    $slow->close;
+}
 
 # A parent is told to stop while the end of its child is just being written down, and that worker dies: the step ends as its child did. The run's
 # row, which the worker needs, is ours meanwhile.
