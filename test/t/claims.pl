@@ -380,7 +380,7 @@ for my $first ('who re-opens', 'retention')
         $rotation->value("SET lock_timeout = '3 s'");
         $rotation->send($rotate);
         ok($other->until("EXISTS (SELECT FROM pg_locks WHERE pid = $rotation_pid AND mode = 'AccessExclusiveLock' AND NOT granted)"), 'retention waits for a reader');
-        is($session->value("SELECT underway.retry('$task')"), 'pending', 'who re-opens a task');
+        is($session->value("SELECT underway.retry('$task'); COMMIT"), 'pending', 'who re-opens a task');
         $rotation->receive;
     }
     else
@@ -388,9 +388,9 @@ for my $first ('who re-opens', 'retention')
         is($session->value("SELECT underway.retry('$task')"), 'pending', 'somebody re-opens a task');
         $rotation->value("SET lock_timeout = '100 ms'");
         $rotation->query($rotate);
+        $session->value('COMMIT');
     }
     is($rotation->state, '55P03', "$first first: retention gives way");
-    $session->value('COMMIT');
     is($rotation->value($rotate), 't', 'until later');
     is($session->value("SELECT count(*) FROM underway_internal.archive WHERE id = '$task'"), 0, 'how it ended is known no more');
     is($session->value("SELECT underway.enqueue('old', key => 'old') = '$task'"), 't', 'it has its key');
