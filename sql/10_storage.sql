@@ -1,6 +1,6 @@
 -- Storage: hot and small (task), cold and append-only (archive, but that who re-opens says so there; attempt).
 -- Invariant: an unfinished task stands in `task` and nowhere else counts; a finished one was moved to `archive` by the
--- statement that finished it. After a retry the same id stands in both, there with reopened_at.
+-- statement that finished it. After a retry the same id may stand in both, there with reopened_at.
 
 CREATE SEQUENCE underway_internal.queue_id AS int;
 

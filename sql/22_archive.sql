@@ -5,6 +5,12 @@ BEGIN
     RETURN coalesce((SELECT r.slot FROM underway_internal.ring_slot r WHERE r.ring = ring_current.ring AND r.closed_at IS NULL), first);
 END $$;
 
+-- The table of a ring of eight that comes after this one: of the current one, the one that is emptied next.
+CREATE FUNCTION underway_internal.ring_next(slot int, first int) RETURNS smallint LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN first + (slot - first + 1) % 8;
+END $$;
+
 -- What a person or a program asked for while the task was in progress; null: nothing.
 CREATE FUNCTION underway_internal.cancel_message(task_id uuid) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN

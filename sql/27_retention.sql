@@ -19,7 +19,7 @@ BEGIN
     IF keep IS NULL OR present.opened_at > now - keep / 7 THEN
         RETURN false;
     END IF;
-    SELECT r.* INTO oldest FROM underway_internal.ring_slot r WHERE r.ring = ring AND r.slot = first + (present.slot - first + 1) % 8;
+    SELECT r.* INTO oldest FROM underway_internal.ring_slot r WHERE r.ring = ring AND r.slot = underway_internal.ring_next(present.slot, first);
     IF oldest.closed_at > now - keep THEN
         RETURN false;
     END IF;
@@ -40,7 +40,7 @@ BEGIN
         DELETE FROM underway_internal.ring_slot r WHERE r.ring = ring AND r.slot = oldest.slot;
     END IF;
     UPDATE underway_internal.ring_slot r SET closed_at = now WHERE r.ring = ring AND r.slot = present.slot;
-    INSERT INTO underway_internal.ring_slot VALUES (ring, first + (present.slot - first + 1) % 8, now, NULL);
+    INSERT INTO underway_internal.ring_slot VALUES (ring, underway_internal.ring_next(present.slot, first), now, NULL);
     RETURN underway_internal.ring_moved();
 END $$;
 

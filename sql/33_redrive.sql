@@ -9,7 +9,7 @@ CREATE FUNCTION underway_internal.reopen_archived(a underway_internal.archive) R
 DECLARE
     due timestamptz := underway_internal.clock();
 BEGIN
-    -- Who waits here for another finds it re-opened, however that went on since; where his snapshot is older, that is an error.
+    -- Who waits for another finds the row re-opened, however that went on since; where his snapshot is older, that is an error.
     UPDATE underway_internal.archive x SET reopened_at = due
         WHERE x.slot = a.slot AND x.id = a.id AND x.attempt = a.attempt AND x.finished_at = a.finished_at AND x.reopened_at IS NULL;
     IF NOT FOUND AND a.slot IS NOT NULL THEN
@@ -22,20 +22,25 @@ BEGIN
         ON CONFLICT (id) DO NOTHING;
     IF NOT FOUND THEN
         RETURN false;
+    ELSIF a.slot IS NULL AND EXISTS (SELECT FROM underway_internal.archive x WHERE x.id = a.id AND x.reopened_at IS NULL) THEN
+        -- Two letters of it: who waited for the other has no row to see that by.
+        DELETE FROM underway_internal.task t WHERE t.id = a.id;
+        RETURN false;
     END IF;
-    PERFORM underway_internal.renew_key(a.queue_id, a.key, a.id);
+    PERFORM underway_internal.renew_key(a.slot, a.queue_id, a.key, a.id);
     -- One that came too late for the attempt that succeeded, or failed, is not meant for the next.
     DELETE FROM underway_internal.cancel_request c WHERE c.task_id = a.id;
     PERFORM underway_internal.note(a.queue_id, a.priority, due, a.id);
     RETURN true;
 END $$;
 
--- The key of what is re-opened: as a new row, since retention may just have found the old one to be deleted (rotate). One of the
--- two waits for the other then, and a row that is gone is not deleted.
-CREATE FUNCTION underway_internal.renew_key(queue_id int, key text, task_id uuid) RETURNS bool LANGUAGE plpgsql AS $$
+-- The key of what is re-opened, as a new row if its end stands in the table that is emptied next: retention may just have found the
+-- old one to be deleted (rotate). One of the two waits for the other then, and a row that is gone is not deleted. Not elsewhere,
+-- since an enqueue with that key waits too.
+CREATE FUNCTION underway_internal.renew_key(slot smallint, queue_id int, key text, task_id uuid) RETURNS bool LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 BEGIN
-    IF key IS NULL THEN
+    IF key IS NULL OR slot <> underway_internal.ring_next(underway_internal.ring_current('ended', 8), 8) THEN
         RETURN false;
     END IF;
     DELETE FROM underway_internal.task_key k WHERE k.queue_id = queue_id AND k.key = key AND k.task_id = task_id;

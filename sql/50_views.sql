@@ -127,7 +127,7 @@ WHERE x.queue_id IN (SELECT s.id FROM underway_internal.seen_queue s)
    OR EXISTS (SELECT FROM underway_internal.archive a
        WHERE a.id = x.task_id AND a.enqueued_by IN (SELECT o.name FROM underway_internal.own_role o) OFFSET 0);
 COMMENT ON VIEW underway.attempts IS
-'Every attempt that is kept, of tasks that you enqueued or may see, also of tasks that are kept no more themselves. outcome: in_progress, succeeded, failed (retry_at says when it was tried again), lost (its worker went away), again (it asked to go on later), released, cancelled.';
+'Every attempt that is kept, of tasks that you may see by a right on their queue, also when they are kept no more themselves, and of those in underway.tasks that you enqueued. outcome: in_progress, succeeded, failed (retry_at says when it was tried again), lost (its worker went away), again (it asked to go on later), released, cancelled.';
 
 CREATE VIEW underway.workers WITH (security_barrier) AS
 SELECT w.slot AS worker, w.pid, d.datname::text AS database, r.rolname::text AS role, w.state, q.name AS queue,

@@ -79,7 +79,7 @@ BEGIN
     END IF;
     IF r.state IS NULL AND wanted IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = '55000',
-            MESSAGE = format('run %s has ended (%s), so it cannot be %s', id, (underway_internal.ended_run(id)).state, wanted),
+            MESSAGE = format('run %s has ended (%s), so it cannot be %s', id, (underway_internal.kept_run(caller, id)).state, wanted),
             HINT = 'Only a run that goes on can be.';
     END IF;
     RETURN r;

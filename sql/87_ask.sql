@@ -20,7 +20,7 @@ DECLARE
     a underway_internal.run_archive;
 BEGIN
     IF r.state IS NULL THEN
-        a := underway_internal.ended_run(id);
+        a := underway_internal.kept_run(caller, id);
         IF a.state <> 'cancelled' THEN
             PERFORM underway_internal.wrong_run_state(id, a.state, 'cancelled', 'It has ended already.');
         END IF;
@@ -84,10 +84,8 @@ BEGIN
         RETURN underway_internal.shown_state(r);
     END IF;
     LOOP
-        a := underway_internal.ended_run(id);
-        IF a.id IS NULL THEN
-            PERFORM underway_internal.run_for(caller, id);      -- not kept: raises
-        ELSIF a.state = 'succeeded' THEN
+        a := underway_internal.kept_run(caller, id);
+        IF a.state = 'succeeded' THEN
             PERFORM underway_internal.wrong_run_state(id, a.state, 'retried',
                 format('To do a part of it once more: select underway.fork(%L, ''step'').', id));
         ELSIF underway_internal.reopen_run(a) THEN
@@ -112,7 +110,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    PERFORM underway_internal.renew_key(a.queue_id, a.key, a.id);
+    PERFORM underway_internal.renew_key(a.slot, a.queue_id, a.key, a.id);
     INSERT INTO underway_internal.run AS x (id, queue_id, version, state, input, headers, priority, key, group_key, started_by, started_at, timeout, deadline,
             forked_from)
         VALUES (a.id, a.queue_id, a.version, 'running', a.input, a.headers, a.priority, a.key, a.group_key, a.started_by, a.started_at,

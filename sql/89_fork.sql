@@ -69,10 +69,7 @@ BEGIN
     later := underway_internal.from_here_on(old.queue_id, old.version, from_step);
     r.id := underway_internal.new_id();
     IF NOT underway_internal.copy_results(run, r.id, later) THEN
-        a := underway_internal.ended_run(run);
-        IF a.id IS NULL THEN
-            PERFORM underway_internal.run_for(caller, run);     -- not kept: raises
-        END IF;
+        a := underway_internal.kept_run(caller, run);
         PERFORM underway_internal.copy_archived_results(a, r.id, later);
         old.input := a.input;
         old.headers := a.headers;

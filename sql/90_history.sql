@@ -24,6 +24,17 @@ BEGIN
     RETURN r;
 END $$;
 
+-- How a run that is not unfinished ended last; raises where that is not kept.
+CREATE FUNCTION underway_internal.kept_run(caller oid, run uuid) RETURNS underway_internal.run_archive LANGUAGE plpgsql AS $$
+DECLARE
+    a underway_internal.run_archive := underway_internal.ended_run(run);
+BEGIN
+    IF a.id IS NULL THEN
+        PERFORM underway_internal.run_for(caller, run);
+    END IF;
+    RETURN a;
+END $$;
+
 CREATE FUNCTION underway_internal.history(caller oid, run uuid)
     RETURNS TABLE (step text, item int, kind text, attempt int, outcome text, due_at timestamptz, started_at timestamptz,
         ended_at timestamptz, worker text, input jsonb, output jsonb, sqlstate text, error text, detail text, hint text, context text,

@@ -338,6 +338,7 @@ for my $keep ('all', 'failed')
     $session->value("SELECT underway.retry('$task')");
     my @slow = map { Session->new($node) } 1 .. 3;
     my @pids = map { $_->value('SELECT pg_backend_pid()') } @slow;
+    is($other->value("SET lock_timeout = '60 s'; SELECT underway.enqueue('$queue', key => 'reopened') = '$task'; RESET lock_timeout"), 't', 'who enqueues with its key waits for nobody');
     $slow[2]->value("BEGIN ISOLATION LEVEL REPEATABLE READ");
     $slow[$_]->send(("SELECT underway.retry('$task')", "SELECT underway.redrive('$queue')", "SELECT underway.retry('$task')")[$_]) for 0 .. 2;
     ok($other->until("(SELECT count(DISTINCT pid) = 3 FROM pg_locks WHERE pid IN ($pids[0], $pids[1], $pids[2]) AND NOT granted)"), 'others wait for who re-opens it');
@@ -396,7 +397,33 @@ for my $first ('who re-opens', 'retention')
     is($session->value("SELECT underway.enqueue('old', key => 'old') = '$task'"), 't', 'it has its key');
     $session->value("SELECT underway.purge_queue('old')");
 }
-$rotation->close;
+
+# Two letters of one task, whose ends are kept no longer. Who waits for the other hears of his commit when the task has succeeded.
+$session->value("SELECT underway.create_queue('old letters'), underway.alter_queue('old', dead_letter => 'old letters')");
+$task = $session->value("SELECT underway.enqueue('old')");
+my $take = "SELECT lease FROM underway.dequeue('old')";
+my $failed = $session->value($take);
+$session->value("SELECT underway.fail('$failed', 'no', retryable => false)");
+$session->value("SELECT underway.retry('$task')");
+$failed = $session->value($take);
+$session->value("SELECT underway.fail('$failed', 'no', retryable => false)");
+$rotation->value($rotate) for 1 .. 8;
+is($session->value("SELECT count(*) FROM underway_internal.archive WHERE id = '$task'"), 0, 'two letters about what is known no more');
+my $late = Session->new($node);
+my $late_pid = $late->value('SELECT pg_backend_pid()');
+$session->value('BEGIN');
+is($session->value("SELECT underway.redrive('old letters', 1)"), 1, 'one is redriven');
+$late->send("SELECT underway.redrive('old letters', 1)");
+ok($other->until("EXISTS (SELECT FROM pg_locks WHERE pid = $late_pid AND NOT granted)"), 'who redrives the other waits');
+kill 'STOP', $late_pid;
+$session->value('COMMIT');
+my $done = $session->value($take);
+$session->value("SELECT underway.complete('$done')");
+kill 'CONT', $late_pid;
+is($late->receive, 0, 'he is told that there was none');
+is($session->value("SELECT count(*) FROM underway_internal.task WHERE id = '$task'"), 0, 'nothing is left to be run');
+is($session->value("SELECT string_agg(state || ' ' || reason, ', ') FROM underway.tasks WHERE source = '$task'"), 'cancelled redriven, cancelled redriven', 'both letters are gone');
+$_->close for $late, $rotation;
 
 # A letter whose original somebody is just re-opening: it has gone on by other means, and the letter goes.
 $session->value(q[SELECT underway.create_queue('letters'), underway.create_queue('reopened', 'act', dead_letter => 'letters'), underway.pause_queue('reopened')]);
